@@ -147,7 +147,7 @@ def _spiral(rng, sizes):
 
 
 def _arm_pattern(rng, y, x, radius, axis_ratio, angle, scale):
-    """Brightness of the arms relative to the disc: patchy logarithmic spirals that start outside the bulge."""
+    """Brightness of the arms relative to the disc: patchy logarithmic spirals starting outside the bulge."""
     along, across = _rotate(y, x, angle)
     phi = np.arctan2(across / axis_ratio, along)
     n_arms, pitch = rng.choice([2, 2, 2, 3, 4]), np.radians(rng.uniform(12, 28))
@@ -159,7 +159,7 @@ def _arm_pattern(rng, y, x, radius, axis_ratio, angle, scale):
 
 
 def _stamp_grid(half, rng):
-    """Oversampled coordinates of a stamp of 2 half + 1 pixels, from a centre somewhere in its middle pixel."""
+    """Oversampled coordinates of a stamp of 2 half + 1 pixels, from a centre within its middle pixel."""
     line = (np.arange((2 * half + 1) * OVERSAMPLE) + 0.5) / OVERSAMPLE - half - 0.5
     dy, dx = rng.uniform(-0.5, 0.5, 2)
     return np.meshgrid(line - dy, line - dx, indexing="ij")

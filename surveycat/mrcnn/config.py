@@ -1,0 +1,138 @@
+"""Every size and name of a network, in one immutable record that is stored beside its weights."""
+
+import dataclasses
+import json
+
+from surveycat.errors import WeightsError
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+    """How raw logits become probabilities; fitted on validation data after training.
+
+    Attributes
+    ----------
+    score_scale, score_bias : float
+        Probability of being a galaxy = sigmoid(score_scale * logit + score_bias), where the logit is the mean
+        of the box head's and the class head's (Platt 1999).
+    class_scale, class_bias : float
+        Probability of being a spiral, given a galaxy, in the same way (class_scale is the inverse temperature
+        of Guo et al. 2017).
+    """
+
+    score_scale: float = 1.0
+    score_bias: float = 0.0
+    class_scale: float = 1.0
+    class_bias: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkConfig:
+    """Architecture, pixel statistics, limits and calibration of one network.
+
+    Attributes
+    ----------
+    name : str
+        Name of the preset.
+    tile_size : int
+        Side of the square input, px.
+    mean_pixel, pixel_scale : tuple of float, float
+        Input = (pixel - mean_pixel) / pixel_scale, for 8-bit R, G, B.
+    widths, blocks_per_stage : tuple of int
+        Channels and residual blocks of the stages at strides 4, 8, 16, 32.
+    pyramid_channels : int
+        Channels of every level of the feature pyramid (strides 4 to 64).
+    anchor_sides, anchor_ratios : tuple of float
+        Side in px of the square anchor of each pyramid level, and height / width of its variants.
+    proposals_before_nms, proposals_after_nms : int
+        Best anchors per tile that enter and survive the RPN's non-maximum suppression.
+    rpn_nms_iou, detection_nms_iou : float
+        Overlap (IoU of boxes) from which the lower-scored of two boxes is dropped.
+    max_detections : int
+        Detections per tile; a tile that reaches it is reported as capped.
+    roi_side : float
+        RoIs up to twice this side (px) are read from the finest pyramid level, up to four times from the next.
+    box_pool, mask_pool, class_pool : int
+        Samples along each side of the RoIAlign of the box, mask and class head.
+    box_units : int
+        Width of the two dense layers of the box head.
+    mask_channels, class_widths : int, tuple of int
+        Channels of the mask head, and of the four stages of the class head.
+    class_context : float
+        The class head reads the image itself, in a square of `class_context` times the box's larger side, and
+        never less than `class_pool` px, so that small galaxies are seen at native sharpness.
+    first_look_score : float
+        Detections whose box-head score is below this are not described (class, mask) at all.
+    calibration : Calibration
+        Logits to probabilities.
+    """
+
+    name: str = "compact"
+    tile_size: int = 256
+    mean_pixel: tuple = (20.0, 20.0, 20.0)
+    pixel_scale: float = 64.0
+    widths: tuple = (32, 64, 128, 256)
+    blocks_per_stage: tuple = (2, 2, 2, 2)
+    pyramid_channels: int = 64
+    anchor_sides: tuple = (11.0, 22.0, 44.0, 88.0, 176.0)
+    anchor_ratios: tuple = (0.5, 1.0, 2.0)
+    proposals_before_nms: int = 256
+    proposals_after_nms: int = 96
+    rpn_nms_iou: float = 0.7
+    detection_nms_iou: float = 0.5
+    max_detections: int = 48
+    roi_side: float = 28.0
+    box_pool: int = 7
+    mask_pool: int = 14
+    class_pool: int = 80
+    box_units: int = 256
+    mask_channels: int = 64
+    class_widths: tuple = (24, 32, 64, 128)
+    class_context: float = 1.3
+    first_look_score: float = 0.1
+    calibration: Calibration = Calibration()
+
+    @property
+    def strides(self):
+        """tuple of int : px per cell of the pyramid levels P2 to P6."""
+        return (4, 8, 16, 32, 64)
+
+    def to_json(self):
+        """Return the record as JSON text.
+
+        Returns
+        -------
+        str
+            One JSON object, as stored in ``config.json``.
+        """
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text):
+        """Read a record that `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+            Content of a ``config.json``.
+
+        Returns
+        -------
+        NetworkConfig
+            The same record.
+
+        Raises
+        ------
+        WeightsError
+            If the text is not JSON or has a field this version does not know.
+        """
+        try:
+            fields = json.loads(text)
+            fields["calibration"] = Calibration(**fields.get("calibration", {}))
+            known = {field.name for field in dataclasses.fields(cls)}
+            unknown = sorted(set(fields) - known)
+            if unknown:
+                raise WeightsError(f"config.json has unknown field {unknown[0]!r}: use the surveycat version that wrote it")
+            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
+        except (json.JSONDecodeError, TypeError) as error:
+            raise WeightsError(f"config.json cannot be read ({error}): restore the preset folder") from error

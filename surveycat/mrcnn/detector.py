@@ -1,0 +1,264 @@
+"""Tiles in, Detections out: the network behind the one call that the rest of surveycat knows."""
+
+import dataclasses
+import functools
+import os
+
+import numpy as np
+
+from surveycat.detections import Detections
+from surveycat.errors import WeightsError
+
+CHUNK = 16  # detections described in one compiled call
+CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
+
+
+@dataclasses.dataclass(frozen=True)
+class DetectorSpec:
+    """What a worker needs to know to load the same detector: pickles small, holds no weights.
+
+    Parameters
+    ----------
+    weights : str
+        Preset name or folder.
+    batch_size : int
+        Tiles a compiled call.
+    """
+
+    weights: str = "compact"
+    batch_size: int = 8
+
+    def load(self):
+        """Load the detector, once per process.
+
+        Returns
+        -------
+        Detector
+            The detector.
+        """
+        return load_detector(self.weights, self.batch_size)
+
+
+@functools.lru_cache(maxsize=2)
+def load_detector(weights="compact", batch_size=8):
+    """Load a network and prove on its golden tile that it is the one that was trained.
+
+    Parameters
+    ----------
+    weights : str
+        Preset name or folder.
+    batch_size : int
+        Tiles a compiled call.
+
+    Returns
+    -------
+    Detector
+        The detector.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are missing, damaged, do not fit, or do not reproduce the golden tile.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from surveycat.mrcnn.weights import check_sums, load_network, preset_folder
+
+    folder = preset_folder(weights)
+    sha256 = check_sums(folder)
+    detector = Detector(load_network(folder), batch_size, weights_id=folder.name, sha256=sha256)
+    check_golden(detector, folder / "golden.npz")
+    return detector
+
+
+def check_golden(detector, path):
+    """Run the golden tile and compare.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector.
+    path : pathlib.Path
+        ``golden.npz``: ``tile`` (T, T, 3) uint8, and the expected ``box``, ``score``, ``p_spiral``, ``area``.
+
+    Raises
+    ------
+    WeightsError
+        If the answer differs.
+    """
+    with np.load(path) as golden:
+        found = detector(golden["tile"][None], 0.5)
+        answer = golden_answer(found)
+        for name, limit in (("score", CANARY_TOLERANCE), ("p_spiral", CANARY_TOLERANCE), ("box", 0.1), ("area", 4.0)):
+            expected, actual = golden[name], answer[name]
+            if expected.shape != actual.shape or not np.all(np.abs(expected - actual) <= limit):
+                raise WeightsError(
+                    f"{path.parent}: the network does not reproduce its golden tile ({name}: "
+                    f"{np.array2string(actual.ravel()[:3], precision=3)} instead of "
+                    f"{np.array2string(expected.ravel()[:3], precision=3)}): restore the preset or report the platform"
+                )
+
+
+def golden_answer(found):
+    """The part of an answer that a golden tile records.
+
+    Parameters
+    ----------
+    found : Detections
+        Answer to one tile.
+
+    Returns
+    -------
+    dict of ndarray
+        ``box``, ``score``, ``p_spiral``, ``area`` of the detections, best first.
+    """
+    order = np.argsort(-found.score, kind="stable")
+    return {
+        "box": found.box[order],
+        "score": found.score[order],
+        "p_spiral": found.p_spiral[order],
+        "area": np.array([found.mask(i).sum() for i in order], dtype=np.float32),
+    }
+
+
+class Detector:
+    """A loaded network.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network, its batch normalisation folded.
+    batch_size : int
+        Tiles a compiled call; smaller batches are filled up.
+    weights_id, sha256 : str
+        Name and checksum of the weights, for the catalogue.
+    """
+
+    def __init__(self, network, batch_size=8, weights_id="", sha256=""):
+        from surveycat.mrcnn.backend import compiled
+
+        self.network = network
+        self.batch_size = batch_size
+        self.weights_id = weights_id
+        self.sha256 = sha256
+        self._first_look = compiled(network.first_look)
+        self._describe = compiled(network.describe)
+
+    @property
+    def tile_size(self):
+        """int : side of a tile, px."""
+        return self.network.config.tile_size
+
+    def __call__(self, tiles, min_score=0.5):
+        """Find and describe the galaxies in a batch of tiles.
+
+        Parameters
+        ----------
+        tiles : ndarray of uint8, shape (B, T, T, 3)
+            R, G, B = i, r, g; B may be anything.
+        min_score : float
+            Detections below this probability of being a galaxy are left out.
+
+        Returns
+        -------
+        Detections
+            In pixels of their tile; ``tile`` is the index in the batch, ``level`` 0.
+        """
+        parts = [
+            self._one_batch(tiles[start : start + self.batch_size], start, min_score)
+            for start in range(0, len(tiles), self.batch_size)
+        ]
+        return Detections.concatenate(parts)
+
+    def _one_batch(self, tiles, start, min_score):
+        count = len(tiles)
+        if count < self.batch_size:
+            tiles = np.concatenate([tiles, np.zeros((self.batch_size - count, *tiles.shape[1:]), tiles.dtype)])
+        pixels, levels, boxes, logits, crowded = self._first_look(tiles)
+        boxes, logits, crowded = (_to_numpy(one)[:count] for one in (boxes, logits, crowded))
+        tile, slot = np.nonzero(logits > -1e8)
+        boxes, logits = boxes[tile, slot], logits[tile, slot]
+        capped = np.nonzero(crowded | (np.bincount(tile, minlength=count) == self.network.config.max_detections))[0]
+
+        masks, galaxy, spiral = self._describe_packed(pixels, levels, boxes, tile.astype(np.int32))
+        calibration = self.network.config.calibration
+        score = _sigmoid(calibration.score_scale * 0.5 * (logits + galaxy) + calibration.score_bias)
+        p_spiral = _sigmoid(calibration.class_scale * spiral + calibration.class_bias)
+        crops, origins = paste_masks(masks, boxes, self.tile_size)
+        keep = [i for i in range(len(boxes)) if score[i] >= min_score and crops[i].any()]
+        return Detections.from_masks(
+            tile=tile[keep] + start,
+            level=np.zeros(len(keep), np.int16),
+            box=boxes[keep],
+            score=score[keep],
+            p_spiral=p_spiral[keep],
+            masks=[crops[i] for i in keep],
+            mask_origin=origins[keep],
+            capped=capped + start,
+        )
+
+    def _describe_packed(self, pixels, levels, boxes, tile):
+        """Masks and logits of all detections of the batch, in chunks of one shape."""
+        count = len(boxes)
+        side = 2 * self.network.config.mask_pool
+        masks, galaxy, spiral = np.zeros((count, side, side), np.float32), np.zeros(count), np.zeros(count)
+        for first in range(0, count, CHUNK):
+            part = slice(first, min(first + CHUNK, count))
+            size = part.stop - first
+            chunk = np.tile(np.float32([0, 0, 32, 32]), (CHUNK, 1))
+            index = np.zeros(CHUNK, np.int32)
+            chunk[:size], index[:size] = boxes[part], tile[part]
+            answer = [_to_numpy(one)[:size] for one in self._describe(pixels, levels, chunk, index)]
+            masks[part], galaxy[part], spiral[part] = answer
+        return masks, galaxy, spiral
+
+
+def paste_masks(logits, boxes, tile_size):
+    """Masks in the frame of their boxes to pixels of the tile.
+
+    Parameters
+    ----------
+    logits : ndarray, shape (N, M, M)
+        Mask logits.
+    boxes : ndarray, shape (N, 4)
+        Boxes, px.
+    tile_size : int
+        Side of the tile, px; masks are clipped to it.
+
+    Returns
+    -------
+    crops : list of ndarray of bool, shape (h, w)
+        The masks, each cropped to its box.
+    origins : ndarray of int32, shape (N, 2)
+        Row and column of each crop's first pixel.
+    """
+    low = np.clip(np.floor(boxes[:, :2]), 0, tile_size - 1).astype(np.int32)
+    high = np.clip(np.ceil(boxes[:, 2:]), low + 1, tile_size).astype(np.int32)
+    crops = []
+    for logit, box, start, end in zip(logits, boxes, low, high, strict=True):
+        rows = _interpolation(start[0], end[0], box[0], box[2], logit.shape[0])
+        columns = _interpolation(start[1], end[1], box[1], box[3], logit.shape[1])
+        crops.append(rows @ logit @ columns.T > 0.0)
+    return crops, low
+
+
+def _interpolation(start, end, low, high, samples):
+    """Matrix (pixels, samples) that interpolates linearly from mask samples to the pixels start..end-1."""
+    position = (np.arange(start, end) + 0.5 - low) / max(high - low, 1e-3) * samples - 0.5
+    position = np.clip(position, 0.0, samples - 1.0)
+    below = np.minimum(np.floor(position).astype(int), samples - 2)
+    part = position - below
+    matrix = np.zeros((len(position), samples), np.float32)
+    index = np.arange(len(position))
+    matrix[index, below] = 1 - part
+    matrix[index, below + 1] = part
+    return matrix
+
+
+def _to_numpy(tensor):
+    from keras import ops
+
+    return ops.convert_to_numpy(tensor)
+
+
+def _sigmoid(logit):
+    return 1.0 / (1.0 + np.exp(-np.clip(logit, -60.0, 60.0)))

@@ -1,0 +1,79 @@
+"""What is computed for each region: score and box, mask, class."""
+
+from keras import Input, Model, initializers, layers
+
+from surveycat.mrcnn.backbone import conv_norm
+
+
+def build_box_head(config):
+    """Is it a galaxy, and where exactly: the second stage of Faster R-CNN.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Pool size and widths.
+
+    Returns
+    -------
+    keras.Model
+        (R, box_pool, box_pool, C) -> galaxy logit (R, 1) and box deltas (R, 4).
+    """
+    region = Input((config.box_pool, config.box_pool, config.pyramid_channels), name="region")
+    x = layers.Flatten(name="box_flat")(region)
+    for number in range(2):
+        x = layers.Dense(config.box_units, activation="relu", name=f"box_fc{number}")(x)
+    logit = layers.Dense(1, bias_initializer=initializers.Constant(-2.0), name="box_score")(x)
+    return Model(region, [logit, layers.Dense(4, name="box_deltas")(x)], name="box_head")
+
+
+def build_mask_head(config):
+    """Which pixels of the region belong to the galaxy (He et al. 2017, figure 4).
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Pool size and channels.
+
+    Returns
+    -------
+    keras.Model
+        (R, mask_pool, mask_pool, C) -> mask logits (R, 2 * mask_pool, 2 * mask_pool).
+    """
+    region = Input((config.mask_pool, config.mask_pool, config.pyramid_channels), name="region")
+    x = region
+    for number in range(3):
+        x = conv_norm(x, config.mask_channels, 3, 1, f"mask_conv{number}")
+    x = layers.Conv2DTranspose(config.mask_channels, 2, strides=2, activation="relu", name="mask_up")(x)
+    x = layers.Conv2D(1, 1, name="mask_logit")(x)
+    return Model(region, layers.Reshape((2 * config.mask_pool, 2 * config.mask_pool))(x), name="mask_head")
+
+
+def build_class_head(config):
+    """Spiral or elliptical, and once more: galaxy or not.
+
+    It reads the image's own pixels around the box, not the pyramid: arms and the difference between a star and
+    a small galaxy are finer than the pyramid's 4-px cells. The fourth channel marks the box, so that the
+    head knows which of two neighbours is meant.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Pool size and widths.
+
+    Returns
+    -------
+    keras.Model
+        (R, class_pool, class_pool, 4) -> logits (R, 2): galaxy, spiral.
+    """
+    crop = Input((config.class_pool, config.class_pool, 4), name="crop")
+    x = conv_norm(crop, config.class_widths[0], 5, 2, "class_stem")
+    for stage, channels in enumerate(config.class_widths):
+        if stage:
+            x = layers.MaxPooling2D(2, name=f"class_pool{stage}")(x)
+        x = conv_norm(x, channels, 3, 1, f"class{stage}_a")
+        short = x
+        x = conv_norm(x, channels, 3, 1, f"class{stage}_b", activation=None)
+        x = layers.Activation("relu", name=f"class{stage}_out")(layers.Add(name=f"class{stage}_add")([x, short]))
+    x = layers.GlobalAveragePooling2D(name="class_mean")(x)
+    x = layers.Dropout(0.3, name="class_drop")(x)
+    return Model(crop, layers.Dense(2, name="class_logits")(x), name="class_head")

@@ -1,0 +1,312 @@
+"""What training minimises: the losses of Mask R-CNN (He et al. 2017, section 3) with ignored regions."""
+
+from keras import ops
+
+from surveycat.mrcnn import roi
+from surveycat.mrcnn.rpn import propose
+
+
+def binary_cross_entropy(target, logit):
+    """Cross-entropy of a probability against a logit, element by element.
+
+    Parameters
+    ----------
+    target : tensor, shape (...)
+        Wanted probability, 0 to 1.
+    logit : tensor, shape (...)
+        Prediction.
+
+    Returns
+    -------
+    tensor, shape (...)
+        Loss.
+    """
+    return ops.softplus(logit) - target * logit
+
+
+def focal_loss(target, logit, gamma=2.0, alpha=0.25):
+    """Cross-entropy in which easy examples count little (Lin et al. 2017b, equation 5).
+
+    Parameters
+    ----------
+    target : tensor, shape (...)
+        0 or 1.
+    logit : tensor, shape (...)
+        Prediction.
+    gamma, alpha : float
+        Strength of the focus, weight of positives.
+
+    Returns
+    -------
+    tensor, shape (...)
+        Loss.
+    """
+    probability = ops.sigmoid(logit)
+    wrong = target * (1 - probability) + (1 - target) * probability
+    balance = target * alpha + (1 - target) * (1 - alpha)
+    return balance * wrong**gamma * binary_cross_entropy(target, logit)
+
+
+def smooth_l1(error):
+    """Quadratic below 1, linear above (Girshick 2015, equation 3), summed over the last axis.
+
+    Parameters
+    ----------
+    error : tensor, shape (..., 4)
+        Differences of box deltas.
+
+    Returns
+    -------
+    tensor, shape (...)
+        Loss.
+    """
+    size = ops.abs(error)
+    return ops.sum(ops.where(size < 1.0, 0.5 * size * size, size - 0.5), axis=-1)
+
+
+def weighted_mean(values, weights):
+    """Mean of values where they count, 0 where none does.
+
+    Parameters
+    ----------
+    values, weights : tensor, shape (...)
+        Values and their weights, at least 0.
+
+    Returns
+    -------
+    tensor, shape ()
+        The mean.
+    """
+    return ops.sum(values * weights) / ops.maximum(ops.sum(weights), 1.0)
+
+
+def match(boxes, truth, truth_valid):
+    """Best true box of every box.
+
+    Parameters
+    ----------
+    boxes : tensor, shape (B, N, 4) or (N, 4)
+        Anchors or RoIs.
+    truth : tensor, shape (B, G, 4)
+        True boxes.
+    truth_valid : tensor of float, shape (B, G)
+        1 for true boxes, 0 for padding.
+
+    Returns
+    -------
+    iou : tensor, shape (B, N)
+        Largest IoU.
+    index : tensor of int32, shape (B, N)
+        The true box that has it.
+    overlaps : tensor, shape (B, N, G)
+        All IoU.
+    """
+    overlaps = roi.pairwise_iou(boxes, truth) * ops.expand_dims(truth_valid, 1)
+    return ops.max(overlaps, axis=-1), ops.cast(ops.argmax(overlaps, axis=-1), "int32"), overlaps
+
+
+def centre_ignored(boxes, ignore):
+    """Whether the centre of each box lies on something that is neither galaxy nor background.
+
+    Parameters
+    ----------
+    boxes : tensor, shape (B, N, 4)
+        Boxes, px.
+    ignore : tensor, shape (B, T, T)
+        1 where unlabelled extended objects are.
+
+    Returns
+    -------
+    tensor of float, shape (B, N)
+        1 for boxes to leave out.
+    """
+    side = ignore.shape[1]
+    centre = ops.clip(0.5 * (boxes[..., :2] + boxes[..., 2:]), 0.0, side - 1.0)
+    cell = ops.cast(centre, "int32")
+    flat = ops.reshape(ops.cast(ignore, "float32"), (-1, side * side, 1))
+    return roi.take_rows(flat, cell[..., 0] * side + cell[..., 1])[..., 0]
+
+
+def rpn_losses(network, logits, deltas, batch):
+    """Objectness and box loss of the anchors.
+
+    Every true box claims the anchor that fits it best, so that odd sizes are learnt too (Ren et al. 2015, section 3.1.2).
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        For its anchors.
+    logits, deltas : tensor
+        From `MaskRCNN.rpn_outputs`.
+    batch : dict of tensor
+        As `training_losses` takes it.
+
+    Returns
+    -------
+    score, box : tensor, shape ()
+        The two losses.
+    """
+    truth, valid = batch["box"], batch["valid"]
+    anchors = ops.convert_to_tensor(network.anchors)
+    iou, index, overlaps = match(anchors, truth, valid)
+    best = ops.max(overlaps, axis=1, keepdims=True)
+    claimed = ops.any(ops.logical_and(overlaps >= best - 1e-6, best > 0.1), axis=-1)
+    positive = ops.cast(ops.logical_or(iou >= 0.5, claimed), "float32")
+    wide = ops.broadcast_to(ops.expand_dims(anchors, 0), (ops.shape(truth)[0], *network.anchors.shape))
+    counts = ops.cast(iou < 0.35, "float32") * (1 - centre_ignored(wide, batch["ignore"]))
+    counts = ops.maximum(counts, positive)
+    positives = ops.maximum(ops.sum(positive), 1.0)
+    score = ops.sum(focal_loss(positive, logits) * counts) / positives
+    target = roi.encode_boxes(roi.take_rows(truth, index), wide)
+    return score, ops.sum(smooth_l1(deltas - target) * positive) / positives
+
+
+def box_losses(logits, deltas, rois, batch):
+    """Score and box loss of the second stage.
+
+    Parameters
+    ----------
+    logits, deltas : tensor, shape (B, N), (B, N, 4)
+        From `MaskRCNN.box_outputs`.
+    rois : tensor, shape (B, N, 4)
+        The boxes they belong to.
+    batch : dict of tensor
+        As `training_losses` takes it.
+
+    Returns
+    -------
+    score, box : tensor, shape ()
+        The two losses.
+    """
+    iou, index, _ = match(rois, batch["box"], batch["valid"])
+    positive = ops.cast(iou >= 0.5, "float32")
+    sound = ops.cast(roi.box_area(rois) > 1.0, "float32")
+    negative = (1 - positive) * sound * (1 - centre_ignored(rois, batch["ignore"]))
+    score = weighted_mean(binary_cross_entropy(positive, logits), positive + negative)
+    target = roi.encode_boxes(roi.take_rows(batch["box"], index), rois)
+    return score, weighted_mean(smooth_l1(deltas - target), positive)
+
+
+def hard_negatives(rois, logits, batch, count):
+    """The proposals that look most like galaxies and are none.
+
+    Parameters
+    ----------
+    rois : tensor, shape (B, N, 4)
+        Proposals.
+    logits : tensor, shape (B, N)
+        Their galaxy logits.
+    batch : dict of tensor
+        As `training_losses` takes it.
+    count : int
+        How many a tile.
+
+    Returns
+    -------
+    boxes : tensor, shape (B, count, 4)
+        The proposals.
+    weight : tensor, shape (B, count)
+        1 for real negatives, 0 for slots that nothing fills.
+    """
+    iou, _, _ = match(rois, batch["box"], batch["valid"])
+    usable = ops.logical_and(iou < 0.3, centre_ignored(rois, batch["ignore"]) < 0.5)
+    usable = ops.logical_and(usable, roi.box_area(rois) > 1.0)
+    keys, boxes = roi.take_best(ops.where(usable, logits, -1e9), count, rois)
+    return boxes, ops.cast(keys > -1e8, "float32")
+
+
+def describe_losses(network, pixels, levels, negatives, negative_weight, batch):
+    """Mask, class and second galaxy-or-not loss, on true boxes that were jittered and on hard negatives.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+    pixels, levels : tensor, list of tensor
+        Normalised tiles and their pyramid.
+    negatives, negative_weight : tensor
+        From `hard_negatives`.
+    batch : dict of tensor
+        As `training_losses` takes it.
+
+    Returns
+    -------
+    mask, galaxy, spiral : tensor, shape ()
+        The three losses.
+    """
+    chosen = batch["roi"]  # (B, P, 4): jittered true boxes; roi_index says of which object
+    count, extra = chosen.shape[1], negatives.shape[1]
+    boxes = ops.reshape(ops.concatenate([chosen, negatives], axis=1), (-1, 4))
+    tiles = ops.shape(chosen)[0]
+    image_index = ops.repeat(ops.arange(tiles, dtype="int32"), count + extra)
+    mask_logits, galaxy, spiral = network.describe(pixels, levels, boxes, image_index, training=True)
+
+    weight = batch["roi_valid"]
+    truth = roi.take_rows(ops.concatenate([batch["box"], ops.expand_dims(batch["p_spiral"], -1),
+                                           ops.expand_dims(batch["class_weight"], -1)], axis=-1), batch["roi_index"])
+    side = mask_logits.shape[-1]
+    mask_logits = ops.reshape(mask_logits, (-1, count + extra, side, side))[:, :count]
+    mask_target = _mask_targets(batch, truth[..., :4], side)
+    mask = weighted_mean(ops.mean(binary_cross_entropy(mask_target, mask_logits), axis=(-2, -1)), weight)
+
+    galaxy = ops.reshape(galaxy, (-1, count + extra))
+    is_galaxy = ops.concatenate([ops.ones_like(weight), ops.zeros_like(negative_weight)], axis=1)
+    counts = ops.concatenate([weight, negative_weight], axis=1)
+    spiral = ops.reshape(spiral, (-1, count + extra))[:, :count]
+    return (
+        mask,
+        weighted_mean(binary_cross_entropy(is_galaxy, galaxy), counts),
+        weighted_mean(binary_cross_entropy(truth[..., 4], spiral), weight * truth[..., 5]),
+    )
+
+
+def _mask_targets(batch, truth, side):
+    """True masks, cut out of their own frames at the jittered boxes: shape (B, P, side, side), 0 to 1."""
+    frames = batch["mask"]  # (B, G, F, F), 0 to 255, each in the frame of its box
+    frame = frames.shape[-1]
+    objects = frames.shape[1]
+    size = ops.tile(truth[..., 2:] - truth[..., :2], (1, 1, 2))
+    corner = ops.tile(truth[..., :2], (1, 1, 2))
+    local = (batch["roi"] - corner) / ops.maximum(size, 1.0) * frame
+    offset = ops.expand_dims(ops.arange(ops.shape(frames)[0], dtype="int32") * objects, -1)
+    index = ops.reshape(batch["roi_index"] + offset, (-1,))
+    flat = ops.reshape(ops.cast(frames, "float32") / 255.0, (-1, frame, frame, 1))
+    sampled = roi.roi_align([flat], (1,), ops.reshape(local, (-1, 4)), index, ops.zeros_like(index), side)
+    return ops.reshape(sampled, (-1, truth.shape[1], side, side))
+
+
+def training_losses(network, batch, proposals=48, hard=3):
+    """All losses of one batch.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+    batch : dict of tensor
+        ``image`` (B, T, T, 3) uint8; ``ignore`` (B, T, T); ``box`` (B, G, 4); ``valid``, ``p_spiral``,
+        ``class_weight`` (B, G); ``mask`` (B, G, F, F) 0 to 255 in the frame of the box; ``roi`` (B, P, 4) jittered
+        boxes of some of the objects, ``roi_index`` (B, P), ``roi_valid`` (B, P).
+    proposals, hard : int
+        RPN proposals and hard negatives a tile.
+
+    Returns
+    -------
+    dict of str to tensor, shape ()
+        ``rpn_score``, ``rpn_box``, ``score``, ``box``, ``mask``, ``galaxy``, ``spiral``.
+    """
+    pixels = network.normalise(batch["image"])
+    levels = network.parts["backbone"](pixels, training=True)
+    rpn_logits, rpn_deltas = network.rpn_outputs(levels, training=True)
+    rpn_score, rpn_box = rpn_losses(network, rpn_logits, rpn_deltas, batch)
+
+    anchors = ops.convert_to_tensor(network.anchors)
+    stop = ops.stop_gradient
+    found, _ = propose(stop(rpn_logits), stop(rpn_deltas), anchors, network.config, before=2 * proposals, after=proposals)
+    rois = stop(ops.concatenate([found, batch["roi"]], axis=1))
+    logits, deltas = network.box_outputs(levels, rois, training=True)
+    score, box = box_losses(logits, deltas, rois, batch)
+
+    negatives, negative_weight = hard_negatives(found, stop(logits[:, :proposals]), batch, hard)
+    mask, galaxy, spiral = describe_losses(network, pixels, levels, stop(negatives), negative_weight, batch)
+    return {"rpn_score": rpn_score, "rpn_box": rpn_box, "score": score, "box": box, "mask": mask,
+            "galaxy": galaxy, "spiral": spiral}

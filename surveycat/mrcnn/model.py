@@ -1,0 +1,275 @@
+"""The parts joined: a first look finds boxes in a batch of tiles, a second step describes those that are kept."""
+
+import numpy as np
+from keras import layers, models, ops
+
+from surveycat.mrcnn import roi
+from surveycat.mrcnn.backbone import build_backbone
+from surveycat.mrcnn.heads import build_box_head, build_class_head, build_mask_head
+from surveycat.mrcnn.rpn import build_rpn_head, make_anchors, propose
+
+
+class MaskRCNN:
+    """Mask R-CNN whose class and mask heads run only on the detections that are kept.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Architecture and limits.
+
+    Attributes
+    ----------
+    parts : dict of str to keras.Model
+        ``backbone``, ``rpn``, ``box_head``, ``mask_head``, ``class_head``: all that has weights.
+    anchors : ndarray of float32, shape (A, 4)
+        Anchors of a tile.
+    """
+
+    def __init__(self, config):
+        self.config = config
+        self.parts = {
+            "backbone": build_backbone(config),
+            "rpn": build_rpn_head(config),
+            "box_head": build_box_head(config),
+            "mask_head": build_mask_head(config),
+            "class_head": build_class_head(config),
+        }
+        self.anchors = make_anchors(config)
+
+    def normalise(self, images):
+        """8-bit RGB to the network's input.
+
+        Parameters
+        ----------
+        images : tensor, shape (B, T, T, 3)
+            Pixels, 0 to 255.
+
+        Returns
+        -------
+        tensor of float32, shape (B, T, T, 3)
+            Centred and scaled pixels.
+        """
+        mean = ops.convert_to_tensor(self.config.mean_pixel, dtype="float32")
+        return (ops.cast(images, "float32") - mean) / self.config.pixel_scale
+
+    def rpn_outputs(self, levels, training=False):
+        """Objectness and box deltas of every anchor.
+
+        Parameters
+        ----------
+        levels : list of tensor
+            P2 to P6.
+        training : bool
+            Passed to the layers.
+
+        Returns
+        -------
+        logits : tensor, shape (B, A)
+            Objectness.
+        deltas : tensor, shape (B, A, 4)
+            Box deltas.
+        """
+        outputs = [self.parts["rpn"](level, training=training) for level in levels]
+        return [ops.concatenate(one, axis=1) for one in zip(*outputs, strict=True)]
+
+    def box_outputs(self, levels, boxes, training=False):
+        """Galaxy logit and refined box of every proposal.
+
+        Parameters
+        ----------
+        levels : list of tensor
+            P2 to P6.
+        boxes : tensor, shape (B, N, 4)
+            Proposals, px.
+        training : bool
+            Passed to the layers.
+
+        Returns
+        -------
+        logits : tensor, shape (B, N)
+            Galaxy or not.
+        deltas : tensor, shape (B, N, 4)
+            Box deltas, relative to `boxes`.
+        """
+        count = boxes.shape[1]
+        image_index = ops.repeat(ops.arange(ops.shape(boxes)[0], dtype="int32"), count)
+        regions = self.pool(levels, ops.reshape(boxes, (-1, 4)), image_index, self.config.box_pool)
+        logits, deltas = self.parts["box_head"](regions, training=training)
+        return ops.reshape(logits, (-1, count)), ops.reshape(deltas, (-1, count, 4))
+
+    def pool(self, levels, boxes, image_index, samples):
+        """RoIAlign from the pyramid level that fits each box (P2 to P5).
+
+        Parameters
+        ----------
+        levels : list of tensor
+            P2 to P6; P6 serves the RPN only.
+        boxes : tensor, shape (R, 4)
+            RoIs, px.
+        image_index : tensor of int32, shape (R,)
+            Image of each RoI.
+        samples : int
+            Samples along each side.
+
+        Returns
+        -------
+        tensor, shape (R, samples, samples, C)
+            Features.
+        """
+        levels = levels[:4]
+        level = roi.pyramid_level(boxes, self.config.roi_side, len(levels))
+        return roi.roi_align(levels, self.config.strides[:4], boxes, image_index, level, samples)
+
+    def class_crops(self, pixels, boxes, image_index):
+        """What the class head sees: the image around each box, and a channel that marks the box.
+
+        Parameters
+        ----------
+        pixels : tensor, shape (B, T, T, 3)
+            Normalised pixels.
+        boxes : tensor, shape (R, 4)
+            Boxes, px.
+        image_index : tensor of int32, shape (R,)
+            Image of each box.
+
+        Returns
+        -------
+        tensor, shape (R, class_pool, class_pool, 4)
+            Crops; large galaxies are read from a shrunk copy of the image, so that nothing aliases.
+        """
+        samples = self.config.class_pool
+        size = boxes[:, 2:] - boxes[:, :2]
+        centre = boxes[:, :2] + 0.5 * size
+        half = 0.5 * ops.maximum(self.config.class_context * ops.max(size, axis=1, keepdims=True), float(samples))
+        square = ops.concatenate([centre - half, centre + half], axis=1)
+        copies = [pixels]
+        for _ in range(2):
+            copies.append(ops.average_pool(copies[-1], 2, strides=2, padding="valid"))
+        shrink = ops.log(2.0 * half[:, 0] / samples) / ops.log(2.0)
+        level = ops.cast(ops.clip(ops.round(shrink), 0.0, len(copies) - 1.0), "int32")
+        crops = roi.roi_align(copies, (1, 2, 4), square, image_index, level, samples)
+        return ops.concatenate([crops, _box_mark(size, half, samples)], axis=-1)
+
+    def first_look(self, images):
+        """Boxes and scores in a batch of tiles.
+
+        Parameters
+        ----------
+        images : tensor of uint8, shape (B, T, T, 3)
+            Tiles.
+
+        Returns
+        -------
+        pixels : tensor, shape (B, T, T, 3)
+            Normalised tiles, for `describe`.
+        levels : list of tensor
+            Feature pyramid, for `describe`.
+        boxes : tensor, shape (B, max_detections, 4)
+            Detections, best first, not clipped to the tile, px.
+        logits : tensor, shape (B, max_detections)
+            Galaxy logits; -1e9 in unused slots.
+        crowded : tensor of bool, shape (B,)
+            True where the proposals may have been cut short by their limit.
+        """
+        config = self.config
+        pixels = self.normalise(images)
+        levels = self.parts["backbone"](pixels, training=False)
+        rpn_logits, rpn_deltas = self.rpn_outputs(levels)
+        proposals, objectness = propose(rpn_logits, rpn_deltas, ops.convert_to_tensor(self.anchors), config)
+        logits, deltas = self.box_outputs(levels, proposals)
+        logits = ops.where(objectness > -1e8, logits, -1e9)
+        logits, boxes = roi.take_best(logits, config.proposals_after_nms, roi.decode_boxes(deltas, proposals))
+        wanted = logits > _logit(config.first_look_score)
+        keep = roi.nms_keep(ops.clip(boxes, 0.0, float(config.tile_size)), wanted, config.detection_nms_iou)
+        logits, boxes = roi.take_best(ops.where(keep, logits, -1e9), config.max_detections, boxes)
+        # the last proposal still looks like a galaxy: there may have been more behind it
+        crowded = objectness[:, -1] > 0.0
+        return pixels, levels, boxes, logits, crowded
+
+    def describe(self, pixels, levels, boxes, image_index, training=False):
+        """Mask and class of chosen boxes, packed over the batch.
+
+        Parameters
+        ----------
+        pixels, levels : tensor, list of tensor
+            From `first_look`.
+        boxes : tensor, shape (R, 4)
+            Boxes, px.
+        image_index : tensor of int32, shape (R,)
+            Tile of each box.
+        training : bool
+            Passed to the layers.
+
+        Returns
+        -------
+        mask_logits : tensor, shape (R, 2 * mask_pool, 2 * mask_pool)
+            Mask in the frame of the box.
+        galaxy_logit, spiral_logit : tensor, shape (R,)
+            Galaxy or not; spiral or elliptical.
+        """
+        regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
+        mask_logits = self.parts["mask_head"](regions, training=training)
+        logits = self.parts["class_head"](self.class_crops(pixels, boxes, image_index), training=training)
+        return mask_logits, logits[:, 0], logits[:, 1]
+
+
+def _logit(probability):
+    """Inverse of the sigmoid."""
+    return float(np.log(probability / (1.0 - probability)))
+
+
+def _box_mark(size, half, samples):
+    """A soft ellipse, 1 at the centre and 0.37 on the box's sides, shape (R, samples, samples, 1)."""
+    position = (ops.arange(samples, dtype="float32") + 0.5) / samples * 2.0 - 1.0
+    extent = ops.maximum(size / (2.0 * half), 1e-3)  # the box's half-size in units of the crop's half-size
+    y = ops.square(position / ops.expand_dims(extent[:, 0], -1))
+    x = ops.square(position / ops.expand_dims(extent[:, 1], -1))
+    return ops.expand_dims(ops.exp(-(ops.expand_dims(y, 2) + ops.expand_dims(x, 1))), -1)
+
+
+def fold_batch_norm(part):
+    """A copy of a part in which every batch normalisation is folded into the convolution before it.
+
+    Parameters
+    ----------
+    part : keras.Model
+        A functional model whose normalisations are called ``<convolution>_bn``.
+
+    Returns
+    -------
+    keras.Model
+        The same function for inference, with fewer operations.
+    """
+    norms = {layer.name.removesuffix("_bn"): layer for layer in part.layers if layer.name.endswith("_bn")}
+
+    def clone(layer):
+        if layer.name.endswith("_bn"):
+            return _Folded(name=layer.name)
+        settings = layer.get_config()
+        if layer.name in norms:
+            settings["use_bias"] = True
+        return layer.__class__.from_config(settings)
+
+    folded = models.clone_model(part, clone_function=clone)
+    for layer in part.layers:
+        weights = layer.get_weights()
+        if layer.name in norms:
+            weights = _folded_weights(weights, norms[layer.name])
+        if weights and not layer.name.endswith("_bn"):
+            folded.get_layer(layer.name).set_weights(weights)
+    return folded
+
+
+class _Folded(layers.Layer):
+    """Takes the place of a normalisation that is part of the convolution before it."""
+
+    def call(self, inputs, mask=None):
+        return inputs
+
+
+def _folded_weights(weights, norm):
+    """Kernel and bias of a convolution that includes the normalisation after it."""
+    kernel, bias = weights[0], weights[1] if len(weights) > 1 else 0.0
+    gamma, beta, mean, variance = norm.get_weights()
+    scale = gamma / np.sqrt(variance + norm.epsilon)
+    return [kernel * scale, beta + (bias - mean) * scale]

@@ -1,0 +1,254 @@
+"""Regions of interest: box arithmetic, RoIAlign and non-maximum suppression, all of fixed shape."""
+
+from keras import ops
+
+BOX_STD = (0.1, 0.1, 0.2, 0.2)  # scale of box deltas: the values of Ren et al. 2015's implementation
+
+
+def box_area(boxes):
+    """Area of boxes.
+
+    Parameters
+    ----------
+    boxes : tensor, shape (..., 4)
+        ``[y0, x0, y1, x1]``.
+
+    Returns
+    -------
+    tensor, shape (...)
+        Area, zero for empty boxes.
+    """
+    return ops.maximum(boxes[..., 2] - boxes[..., 0], 0.0) * ops.maximum(boxes[..., 3] - boxes[..., 1], 0.0)
+
+
+def pairwise_iou(first, second):
+    """Intersection over union of every pair of boxes.
+
+    Parameters
+    ----------
+    first : tensor, shape (..., N, 4)
+        Boxes.
+    second : tensor, shape (..., M, 4)
+        Boxes.
+
+    Returns
+    -------
+    tensor, shape (..., N, M)
+        IoU, 0 where both boxes are empty.
+    """
+    a, b = ops.expand_dims(first, -2), ops.expand_dims(second, -3)
+    height = ops.minimum(a[..., 2], b[..., 2]) - ops.maximum(a[..., 0], b[..., 0])
+    width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
+    intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
+    union = box_area(a) + box_area(b) - intersection
+    return intersection / ops.maximum(union, 1e-6)
+
+
+def encode_boxes(boxes, reference):
+    """Boxes as scaled offsets from reference boxes (Girshick et al. 2014, appendix C).
+
+    Parameters
+    ----------
+    boxes, reference : tensor, shape (..., 4)
+        ``[y0, x0, y1, x1]`` px.
+
+    Returns
+    -------
+    tensor, shape (..., 4)
+        ``(dy, dx, log dh, log dw) / BOX_STD``.
+    """
+    size = ops.maximum(reference[..., 2:] - reference[..., :2], 1e-3)
+    target_size = ops.maximum(boxes[..., 2:] - boxes[..., :2], 1e-3)
+    shift = (boxes[..., :2] + 0.5 * target_size - reference[..., :2] - 0.5 * size) / size
+    return ops.concatenate([shift, ops.log(target_size / size)], axis=-1) / ops.convert_to_tensor(BOX_STD)
+
+
+def decode_boxes(deltas, reference):
+    """Inverse of `encode_boxes`.
+
+    Parameters
+    ----------
+    deltas, reference : tensor, shape (..., 4)
+        Scaled offsets, and the boxes they start from.
+
+    Returns
+    -------
+    tensor, shape (..., 4)
+        ``[y0, x0, y1, x1]`` px.
+    """
+    deltas = deltas * ops.convert_to_tensor(BOX_STD)
+    size = reference[..., 2:] - reference[..., :2]
+    centre = reference[..., :2] + 0.5 * size + deltas[..., :2] * size
+    # exp(4) is fifty times the anchor: a wild network must not make infinite boxes
+    half = 0.5 * size * ops.exp(ops.clip(deltas[..., 2:], -4.0, 4.0))
+    return ops.concatenate([centre - half, centre + half], axis=-1)
+
+
+def nms_keep(boxes, alive, iou_limit):
+    """Greedy non-maximum suppression as the fixed point of an IoU matrix.
+
+    A box stays if no better box that stays overlaps it. Starting from "all stay" and applying that rule again
+    and again, the first n boxes are right after n rounds, so the end is exactly the greedy answer; real tiles
+    settle after a handful of rounds.
+
+    Parameters
+    ----------
+    boxes : tensor, shape (B, N, 4)
+        Boxes, best first.
+    alive : tensor of bool, shape (B, N)
+        Boxes that take part at all.
+    iou_limit : float
+        Overlap above which the worse box goes.
+
+    Returns
+    -------
+    tensor of bool, shape (B, N)
+        The boxes that stay.
+    """
+    count = boxes.shape[-2]
+    better = ops.triu(ops.ones((count, count), dtype="bool"), k=1)  # better[i, j]: i comes before j
+    beats = ops.cast(ops.logical_and(pairwise_iou(boxes, boxes) > iou_limit, better), "float32")
+
+    def step(keep, _changed, rounds):
+        beaten = ops.matmul(ops.expand_dims(ops.cast(keep, "float32"), -2), beats)[..., 0, :] > 0.5
+        new = ops.logical_and(alive, ops.logical_not(beaten))
+        return new, ops.any(ops.not_equal(new, keep)), rounds + 1
+
+    keep, _, _ = ops.while_loop(
+        lambda _keep, changed, rounds: ops.logical_and(changed, rounds < count),
+        step,
+        (alive, ops.convert_to_tensor(True), ops.convert_to_tensor(0)),
+    )
+    return keep
+
+
+def take_best(order_by, count, *arrays):
+    """The rows with the largest keys, best first, tile by tile.
+
+    Parameters
+    ----------
+    order_by : tensor, shape (B, N)
+        Keys.
+    count : int
+        Rows to keep.
+    *arrays : tensor, shape (B, N, ...)
+        Arrays to take the rows from.
+
+    Returns
+    -------
+    list of tensor, shape (B, count, ...)
+        The keys, then each array.
+    """
+    keys, index = ops.top_k(order_by, count)
+    return [keys, *[take_rows(array, index) for array in arrays]]
+
+
+def take_rows(array, index):
+    """``array[b, index[b, i]]`` for every b and i.
+
+    Parameters
+    ----------
+    array : tensor, shape (B, N, ...)
+        Rows to take from.
+    index : tensor of int, shape (B, M)
+        Rows to take.
+
+    Returns
+    -------
+    tensor, shape (B, M, ...)
+        The rows.
+    """
+    batch, rows = ops.shape(array)[0], array.shape[1]
+    tail = tuple(array.shape[2:])
+    flat = ops.reshape(array, (batch * rows, *tail))
+    offset = ops.expand_dims(ops.arange(batch, dtype="int32") * rows, -1)
+    return ops.take(flat, ops.cast(index, "int32") + offset, axis=0)
+
+
+def pyramid_level(boxes, roi_side, count):
+    """Pyramid level that a RoI is read from (Lin et al. 2017, equation 1).
+
+    Parameters
+    ----------
+    boxes : tensor, shape (R, 4)
+        Boxes, px.
+    roi_side : float
+        RoIs of up to twice this side go to level 0, of up to four times to level 1, and so on.
+    count : int
+        Number of levels.
+
+    Returns
+    -------
+    tensor of int32, shape (R,)
+        Index of the level, 0 is the finest.
+    """
+    side = ops.sqrt(ops.maximum(box_area(boxes), 1.0))
+    level = ops.floor(ops.log(side / roi_side) / ops.log(2.0))
+    return ops.cast(ops.clip(level, 0.0, count - 1.0), "int32")
+
+
+def roi_align(maps, strides, boxes, image_index, level, samples):
+    """Bilinear samples of feature maps on a regular grid in each box (He et al. 2017, section 3).
+
+    One sample is taken at the centre of each of the samples x samples bins; what lies outside the map is 0.
+
+    Parameters
+    ----------
+    maps : list of tensor, shape (B, H_l, W_l, C)
+        Feature maps; cell i of a map of stride s spans s * i to s * (i + 1) px.
+    strides : sequence of float
+        px per cell of each map.
+    boxes : tensor, shape (R, 4)
+        RoIs, px.
+    image_index, level : tensor of int32, shape (R,)
+        Which image of the batch, and which of the maps, each RoI is read from.
+    samples : int
+        Samples along each side.
+
+    Returns
+    -------
+    tensor, shape (R, samples, samples, C)
+        The samples.
+    """
+    shapes = [(one.shape[1], one.shape[2]) for one in maps]
+    cells = [height * width for height, width in shapes]
+    channels = maps[0].shape[-1]
+    flat = ops.concatenate([ops.reshape(one, (-1, n, channels)) for one, n in zip(maps, cells, strict=True)], axis=1)
+    flat = ops.reshape(flat, (-1, channels))
+
+    def per_level(values, dtype):
+        return ops.take(ops.convert_to_tensor(values, dtype=dtype), level)
+
+    stride = per_level([float(s) for s in strides], "float32")
+    height, width = per_level([h for h, _ in shapes], "int32"), per_level([w for _, w in shapes], "int32")
+    start = image_index * sum(cells) + per_level([sum(cells[:i]) for i in range(len(cells))], "int32")
+
+    bins = (ops.arange(samples, dtype="float32") + 0.5) / samples
+
+    def axis_samples(low, high, length):
+        """Cell below each sample, its distance from it, and which samples lie inside; shapes (R, samples)."""
+        position = ops.expand_dims(low, -1) + bins * ops.expand_dims(high - low, -1)
+        position = position / ops.expand_dims(stride, -1) - 0.5
+        last = ops.expand_dims(ops.cast(length, "float32") - 1.0, -1)
+        inside = ops.logical_and(position >= -0.5, position <= last + 0.5)
+        position = ops.clip(position, 0.0, last)
+        below = ops.minimum(ops.floor(position), ops.maximum(last - 1.0, 0.0))
+        return ops.cast(below, "int32"), position - below, ops.cast(inside, "float32")
+
+    y, y_part, y_inside = axis_samples(boxes[:, 0], boxes[:, 2], height)
+    x, x_part, x_inside = axis_samples(boxes[:, 1], boxes[:, 3], width)
+    row_step = ops.reshape(width, (-1, 1, 1))
+    first = ops.reshape(start, (-1, 1, 1)) + ops.expand_dims(y, 2) * row_step + ops.expand_dims(x, 1)
+    # a map of a single row or column has no cell after the first
+    down = ops.where(ops.reshape(height, (-1, 1, 1)) > 1, row_step, 0)
+    right = ops.where(ops.reshape(width, (-1, 1, 1)) > 1, 1, 0)
+
+    def weight(wy, wx):
+        return ops.expand_dims(ops.expand_dims(wy * y_inside, 2) * ops.expand_dims(wx * x_inside, 1), -1)
+
+    return (
+        ops.take(flat, first, axis=0) * weight(1 - y_part, 1 - x_part)
+        + ops.take(flat, first + right, axis=0) * weight(1 - y_part, x_part)
+        + ops.take(flat, first + down, axis=0) * weight(y_part, 1 - x_part)
+        + ops.take(flat, first + down + right, axis=0) * weight(y_part, x_part)
+    )

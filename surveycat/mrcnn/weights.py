@@ -1,0 +1,230 @@
+"""Weights on disk: a preset folder, its checksums, and the golden tile that proves a load.
+
+A preset folder holds ``config.json`` (the architecture), ``model.weights.h5`` (one data set for each array,
+``<part>/<layer>/<variable>``), ``golden.npz`` (one tile and what the network must answer), ``metrics.json``,
+``CARD.md`` and ``SHA256SUMS``.
+"""
+
+import hashlib
+import os
+import pathlib
+
+import h5py
+import numpy as np
+
+from surveycat.errors import WeightsError
+from surveycat.mrcnn.config import NetworkConfig
+from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
+
+CHECKED = ("config.json", "golden.npz", "model.weights.h5")
+
+
+def variables_by_name(network):
+    """Every variable of a network under its name on disk.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+
+    Returns
+    -------
+    dict of str to keras.Variable
+        ``<part>/<layer>/<variable>``.
+    """
+    # weights of a layer, not variables: the state of a dropout's random generator is no weight
+    return {
+        f"{part}/{layer.name}/{variable.name}": variable
+        for part, model in network.parts.items()
+        for layer in model.layers
+        for variable in layer.weights
+        if "seed" not in variable.name
+    }
+
+
+def save_arrays(network, path, dtype="float16"):
+    """Write the arrays of a network; the file appears whole or not at all.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network, its normalisations not folded.
+    path : path
+        HDF5 file.
+    dtype : str
+        Of the kernels; statistics of normalisations stay float32.
+    """
+    path = pathlib.Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with h5py.File(beside, "w") as file:
+        for name, variable in variables_by_name(network).items():
+            kind = "float32" if "_bn/" in name else dtype
+            file.create_dataset(name, data=np.asarray(variable.value).astype(kind), compression="gzip")
+    os.replace(beside, path)
+
+
+def load_arrays(network, path):
+    """Read arrays into a network, each one checked.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network, its normalisations not folded.
+    path : path
+        HDF5 file that `save_arrays` wrote.
+
+    Raises
+    ------
+    WeightsError
+        If the file is not HDF5, or an array is missing, unknown, not finite, or of another shape: the first such
+        array is named, with both shapes.
+    """
+    wanted = variables_by_name(network)
+    found = _read_arrays(path)
+    for name, variable in wanted.items():
+        if name not in found:
+            raise WeightsError(f"{path}: array {name} is missing: the file is for another network")
+        if found[name].shape != tuple(variable.shape):
+            raise WeightsError(
+                f"{path}: array {name} has shape {found[name].shape}, the network needs {tuple(variable.shape)}"
+            )
+        if not np.isfinite(found[name]).all():
+            raise WeightsError(f"{path}: array {name} holds NaN or infinity: train or download it again")
+    unknown = sorted(set(found) - set(wanted))
+    if unknown:
+        raise WeightsError(f"{path}: array {unknown[0]} of shape {found[unknown[0]].shape} has no place in the network")
+    for name, variable in wanted.items():
+        variable.assign(found[name].astype("float32"))
+
+
+def _read_arrays(path):
+    """All data sets of an HDF5 file, by their full names."""
+    found = {}
+
+    def keep(name, item):
+        if isinstance(item, h5py.Dataset):
+            found[name] = item[()]
+
+    try:
+        with h5py.File(path, "r") as file:
+            file.visititems(keep)
+    except OSError as error:
+        raise WeightsError(f"{path}: not a readable HDF5 file: restore it ({error})") from error
+    return found
+
+
+def sha256_of(path):
+    """SHA-256 of a file.
+
+    Parameters
+    ----------
+    path : path
+        File.
+
+    Returns
+    -------
+    str
+        64 hexadecimal digits.
+    """
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def preset_folder(name):
+    """Folder of a preset: a name that comes with the package, or a folder of the user's.
+
+    Parameters
+    ----------
+    name : str or path
+        ``compact``, or the path of a folder.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    WeightsError
+        If there is no such preset.
+    """
+    from importlib import resources
+
+    if pathlib.Path(name).is_dir():
+        return pathlib.Path(name)
+    shipped = pathlib.Path(str(resources.files("surveycat.weights")))
+    if (shipped / str(name) / "config.json").is_file():
+        return shipped / str(name)
+    known = sorted(path.parent.name for path in shipped.glob("*/config.json"))
+    raise WeightsError(f"no weights called {str(name)!r}: give a folder, or one of {', '.join(known) or '(none installed)'}")
+
+
+def check_sums(folder):
+    """Compare the files of a preset with its SHA256SUMS.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Preset folder.
+
+    Returns
+    -------
+    str
+        SHA-256 of ``model.weights.h5``.
+
+    Raises
+    ------
+    WeightsError
+        If a file is missing or differs.
+    """
+    try:
+        lines = (folder / "SHA256SUMS").read_text().splitlines()
+    except OSError as error:
+        raise WeightsError(f"{folder / 'SHA256SUMS'} cannot be read: restore the preset folder") from error
+    sums = {name.strip(): digest for digest, name in (line.split(maxsplit=1) for line in lines if line.strip())}
+    for name in CHECKED:
+        if not (folder / name).is_file():
+            raise WeightsError(f"{folder / name} is missing: restore the preset folder")
+        actual = sha256_of(folder / name)
+        if actual != sums.get(name):
+            raise WeightsError(f"{folder / name} has SHA-256 {actual[:12]}..., not {str(sums.get(name))[:12]}... as in SHA256SUMS: restore it")
+    return sums["model.weights.h5"]
+
+
+def write_sums(folder):
+    """Write SHA256SUMS of a preset folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Preset folder.
+    """
+    (folder / "SHA256SUMS").write_text("".join(f"{sha256_of(folder / name)}  {name}\n" for name in CHECKED))
+
+
+def load_network(folder, fold=True):
+    """The network of a preset folder.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Preset folder.
+    fold : bool
+        Fold batch normalisation (inference); False to train on.
+
+    Returns
+    -------
+    MaskRCNN
+        The network with its weights.
+
+    Raises
+    ------
+    WeightsError
+        If a file is missing, damaged, or does not fit.
+    """
+    config = NetworkConfig.from_json((folder / "config.json").read_text())
+    network = MaskRCNN(config)
+    load_arrays(network, folder / "model.weights.h5")
+    if fold:
+        network.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
+    return network

@@ -1,0 +1,197 @@
+"""Scenes on disk to batches: shards in random groups, flips, rotations, noise, grey copies, jittered boxes."""
+
+import pathlib
+import queue
+import threading
+
+import numpy as np
+
+MAX_OBJECTS = 24
+TILE = 256
+
+
+def read_shard(path):
+    """Scenes of one shard as a list of records.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        A file that `training.scenes` wrote.
+
+    Returns
+    -------
+    list of dict
+        ``image`` (T, T, 3) uint8, ``ignore`` (T, T) bool, ``box`` (n, 4), ``mask`` (n, 56, 56) uint8,
+        ``p_spiral``, ``class_weight``, ``area`` (n,), ``kind``, ``level``.
+    """
+    with np.load(path) as shard:
+        ends = np.cumsum(shard["count"])
+        parts = {name: np.split(shard[key], ends[:-1]) for name, key in
+                 {"box": "box", "mask": "mask56", "p_spiral": "p_spiral", "class_weight": "class_weight",
+                  "area": "area"}.items()}
+        ignore = np.unpackbits(shard["ignore"], axis=-1).astype(bool)
+        images, kind, level = shard["image"], shard["kind"], shard["level"]
+    return [
+        {"image": images[i], "ignore": ignore[i], "kind": int(kind[i]), "level": int(level[i]),
+         **{name: values[i] for name, values in parts.items()}}
+        for i in range(len(images))
+    ]
+
+
+def flip_and_turn(scene, rng):
+    """One of the eight orientations of a scene, at random (the paper's augmentation, section 3.4).
+
+    Parameters
+    ----------
+    scene : dict
+        As `read_shard` gives it.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dict
+        The turned scene.
+    """
+    turned = dict(scene)
+    image, ignore, mask, box = scene["image"], scene["ignore"], scene["mask"], scene["box"]
+    if rng.random() < 0.5:
+        image, ignore, mask = image[:, ::-1], ignore[:, ::-1], mask[:, :, ::-1]
+        box = np.stack([box[:, 0], TILE - box[:, 3], box[:, 2], TILE - box[:, 1]], axis=1)
+    for _ in range(rng.integers(4)):
+        image, ignore, mask = np.rot90(image), np.rot90(ignore), np.rot90(mask, axes=(1, 2))
+        # counter-clockwise: row = T - old column, column = old row
+        box = np.stack([TILE - box[:, 3], box[:, 0], TILE - box[:, 1], box[:, 2]], axis=1)
+    turned.update(image=image, ignore=ignore, mask=mask, box=box)
+    return turned
+
+
+def degrade(image, rng):
+    """Additive noise in half of the scenes, grey copies of some.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (T, T, 3)
+        Pixels.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of uint8, shape (T, T, 3)
+        Degraded pixels.
+    """
+    pixels = image.astype(np.float32)
+    if rng.random() < 0.12:
+        weights = rng.dirichlet((1.0, 1.0, 1.0)) if rng.random() < 0.5 else np.eye(3)[rng.integers(3)]
+        pixels = np.repeat(pixels @ weights.astype(np.float32)[:, None], 3, axis=2)
+    draw = rng.random()
+    if draw < 0.5:
+        # mostly what other exposures look like; sometimes the noise of the paper's figure 18
+        sigma = rng.uniform(0.0, 5.0) if draw < 0.42 else rng.uniform(5.0, 80.0)
+        pixels = pixels + sigma * rng.standard_normal(pixels.shape, dtype=np.float32)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
+
+
+def jitter(boxes, rng):
+    """Boxes as an imperfect detector would give them.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (n, 4)
+        True boxes, px.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of float32, shape (n, 4)
+        Boxes moved by about 5 % and scaled by about 8 %.
+    """
+    size = boxes[:, 2:] - boxes[:, :2]
+    centre = boxes[:, :2] + size * (0.5 + 0.05 * rng.standard_normal(size.shape))
+    half = 0.5 * size * np.exp(0.08 * rng.standard_normal(size.shape))
+    return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
+
+
+def make_batch(scenes, rng, rois=5):
+    """Augmented scenes as the arrays that `surveycat.mrcnn.losses.training_losses` takes.
+
+    Parameters
+    ----------
+    scenes : list of dict
+        As `read_shard` gives them.
+    rng : numpy.random.Generator
+        Source of randomness.
+    rois : int
+        Objects a scene whose mask and class are learnt in this step.
+
+    Returns
+    -------
+    dict of ndarray
+        The batch.
+    """
+    count = len(scenes)
+    batch = {
+        "image": np.zeros((count, TILE, TILE, 3), np.uint8),
+        "ignore": np.zeros((count, TILE, TILE), np.uint8),
+        "box": np.zeros((count, MAX_OBJECTS, 4), np.float32),
+        "valid": np.zeros((count, MAX_OBJECTS), np.float32),
+        "p_spiral": np.zeros((count, MAX_OBJECTS), np.float32),
+        "class_weight": np.zeros((count, MAX_OBJECTS), np.float32),
+        "mask": np.zeros((count, MAX_OBJECTS, 56, 56), np.uint8),
+        "roi": np.tile(np.float32([100, 100, 130, 130]), (count, rois, 1)),
+        "roi_index": np.zeros((count, rois), np.int32),
+        "roi_valid": np.zeros((count, rois), np.float32),
+    }
+    for i, scene in enumerate(scenes):
+        scene = flip_and_turn(scene, rng)
+        n = min(len(scene["box"]), MAX_OBJECTS)
+        batch["image"][i] = degrade(scene["image"], rng)
+        batch["ignore"][i] = scene["ignore"]
+        for name in ("box", "mask", "p_spiral", "class_weight"):
+            batch[name][i, :n] = scene[name][:n]
+        batch["valid"][i, :n] = 1
+        # objects of known class first: they teach mask and class alike
+        order = np.argsort(rng.random(n) - (scene["class_weight"][:n] > 0))[:rois]
+        batch["roi"][i, : len(order)] = jitter(scene["box"][order], rng)
+        batch["roi_index"][i, : len(order)] = order
+        batch["roi_valid"][i, : len(order)] = 1
+    return batch
+
+
+def batches(folder, split, batch_size, seed, group=6):
+    """Endless batches, prepared by a thread beside the training.
+
+    Parameters
+    ----------
+    folder : path
+        Where the shards are; shards that appear later are found in the next pass.
+    split : str
+        ``train`` or ``val``.
+    batch_size, seed : int
+        Scenes a batch; seed of all randomness.
+    group : int
+        Shards held in memory and mixed at a time.
+
+    Yields
+    ------
+    dict of ndarray
+        Batches as `make_batch` builds them.
+    """
+    ready = queue.Queue(maxsize=8)
+    rng = np.random.default_rng(seed)
+
+    def produce():
+        while True:
+            shards = sorted(pathlib.Path(folder).glob(f"scenes_{split}_*.npz"))
+            rng.shuffle(shards)
+            for start in range(0, len(shards), group):
+                scenes = [scene for path in shards[start : start + group] for scene in read_shard(path)]
+                order = rng.permutation(len(scenes))
+                for first in range(0, len(order) - batch_size + 1, batch_size):
+                    ready.put(make_batch([scenes[i] for i in order[first : first + batch_size]], rng))
+
+    threading.Thread(target=produce, daemon=True).start()
+    while True:
+        yield ready.get(timeout=600)

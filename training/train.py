@@ -1,0 +1,219 @@
+"""Train the network on composed scenes; stop and resume at any moment.
+
+Example: python -m training.train --scenes SCENES --out runs/first --steps 20000
+
+The run folder holds ``checkpoint.h5`` (weights), ``optimizer.npz`` (its state and the step), ``log.jsonl`` (losses). A
+second call with the same folder goes on where the first stopped. `--start PRESET` begins from existing weights.
+"""
+
+import argparse
+import json
+import os
+import pathlib
+import time
+
+import keras
+import numpy as np
+from keras import ops
+
+from surveycat.mrcnn.config import NetworkConfig
+from surveycat.mrcnn.losses import training_losses
+from surveycat.mrcnn.model import MaskRCNN
+from surveycat.mrcnn.weights import load_arrays, save_arrays
+from training.loader import batches
+
+LOSS_WEIGHTS = {"rpn_score": 1.0, "rpn_box": 0.5, "score": 1.0, "box": 0.5, "mask": 1.0, "galaxy": 0.5, "spiral": 0.7}
+
+
+class LastValue(keras.metrics.Metric):
+    """A metric that reports the value of the last step only."""
+
+    def __init__(self, name):
+        super().__init__(name=name)
+        self.last = self.add_weight(name="last", initializer="zeros")
+
+    def update_state(self, value):
+        """Take one value.
+
+        Parameters
+        ----------
+        value : tensor, shape ()
+            The value.
+        """
+        self.last.assign(ops.cast(value, "float32"))
+
+    def result(self):
+        """Return the last value.
+
+        Returns
+        -------
+        tensor, shape ()
+            The value.
+        """
+        return self.last
+
+
+class Trainer(keras.Model):
+    """The network as a Keras model whose output is its losses: runs on every backend through `train_on_batch`.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network to train.
+    """
+
+    def __init__(self, network):
+        super().__init__(name="trainer")
+        self.network_parts = list(network.parts.values())  # tracked by Keras, so that they are trained
+        self.network = network
+        self.terms = {name: LastValue(name) for name in LOSS_WEIGHTS}
+
+    def call(self, batch):
+        return training_losses(self.network, batch)
+
+    def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
+        return sum(weight * y_pred[name] for name, weight in LOSS_WEIGHTS.items())
+
+    def compute_metrics(self, x, y, y_pred, sample_weight=None):
+        for name, term in self.terms.items():
+            term.update_state(y_pred[name])
+        return {name: term.result() for name, term in self.terms.items()}
+
+
+def make_trainer(network, peak, steps, warmup):
+    """A compiled trainer with AdamW, warm-up and cosine decay.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+    peak : float
+        Largest learning rate.
+    steps, warmup : int
+        Length of the run and of its warm-up.
+
+    Returns
+    -------
+    Trainer
+        Ready for `train_on_batch`.
+    """
+    schedule = keras.optimizers.schedules.CosineDecay(
+        peak / 20, decay_steps=max(steps - warmup, 1), alpha=0.002, warmup_target=peak, warmup_steps=warmup
+    )
+    optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.01, global_clipnorm=5.0)
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    trainer = Trainer(network)
+    trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
+    return trainer
+
+
+def save_checkpoint(folder, network, optimizer):
+    """Write weights and optimizer state, each file whole or not at all.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Run folder.
+    network : MaskRCNN
+        The network.
+    optimizer : keras.optimizers.Optimizer
+        Its optimizer.
+    """
+    state = {f"v{i}": np.asarray(variable.value) for i, variable in enumerate(optimizer.variables)}
+    beside = folder / ".optimizer.npz"
+    np.savez(beside, **state)
+    save_arrays(network, folder / "checkpoint.h5", dtype="float32")
+    os.replace(beside, folder / "optimizer.npz")
+
+
+def restore_checkpoint(folder, network, optimizer):
+    """Read what `save_checkpoint` wrote.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Run folder.
+    network : MaskRCNN
+        The network.
+    optimizer : keras.optimizers.Optimizer
+        Its optimizer, built.
+
+    Returns
+    -------
+    int
+        The step to go on from; 0 where there is no checkpoint.
+    """
+    if not (folder / "optimizer.npz").exists():
+        return 0
+    load_arrays(network, folder / "checkpoint.h5")
+    with np.load(folder / "optimizer.npz") as state:
+        for i, variable in enumerate(optimizer.variables):
+            variable.assign(state[f"v{i}"])
+    return int(optimizer.iterations.value)
+
+
+def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0, save_every=500):
+    """Train, from the last checkpoint of `out` if there is one.
+
+    Parameters
+    ----------
+    scenes, out : path
+        Folder with shards; run folder.
+    steps, batch_size, warmup : int
+        Steps in all; scenes a step; steps of warm-up.
+    peak : float
+        Largest learning rate.
+    start : path, optional
+        HDF5 file with the weights to begin from.
+    seed : int
+        Of weights, order and augmentation.
+    save_every : int
+        Steps between checkpoints.
+    """
+    out = pathlib.Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(seed)
+    config = NetworkConfig()
+    network = MaskRCNN(config)
+    if start:
+        load_arrays(network, start)
+    (out / "config.json").write_text(config.to_json())
+    trainer = make_trainer(network, peak, steps, warmup)
+    optimizer = trainer.optimizer
+    optimizer.build(trainer.trainable_variables)
+    first = restore_checkpoint(out, network, optimizer)
+    source = batches(scenes, "train", batch_size, seed + first)
+    began, sums, count = time.monotonic(), {}, 0
+    with open(out / "log.jsonl", "a") as log:
+        for step in range(first + 1, steps + 1):
+            values = trainer.train_on_batch(next(source), return_dict=True)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            count += 1
+            if step % 100 == 0:
+                rate = (step - first) / (time.monotonic() - began)
+                line = {"step": step, **{name: round(value / count, 4) for name, value in sums.items()},
+                        "steps_per_s": round(rate, 2), "minutes_left": round((steps - step) / rate / 60, 1)}
+                print(json.dumps(line), file=log, flush=True)
+                print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+                sums, count = {}, 0
+            if step % save_every == 0 or step == steps:
+                save_checkpoint(out, network, optimizer)
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scenes", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--steps", type=int, default=20000)
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--peak", type=float, default=1e-3)
+    parser.add_argument("--warmup", type=int, default=300)
+    parser.add_argument("--start")
+    parser.add_argument("--seed", type=int, default=0)
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.optimize import minimize
 
 from surveycat.mrcnn.config import Calibration, NetworkConfig
-from surveycat.mrcnn.detector import Detector, check_golden, golden_answer
+from surveycat.mrcnn.detector import Detector, check_golden, write_golden
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays, load_network, save_arrays, write_sums
 from training.loader import read_shard
@@ -135,11 +135,9 @@ def write_preset(network, config, folder, tile):
     (folder / "config.json").write_text(config.to_json())
     save_arrays(network, folder / "model.weights.h5")
     detector = Detector(load_network(folder))  # through the file: float16 is what users run
-    answer = golden_answer(detector(tile[None], 0.5))
-    np.savez_compressed(folder / "golden.npz", tile=tile, **answer)
+    write_golden(detector, folder / "golden.npz", tile)
     write_sums(folder)
     check_golden(detector, folder / "golden.npz")
-    print(f"{folder}: golden tile with {len(answer['score'])} galaxies")
 
 
 def release(run, scenes, out, count=512):

@@ -78,16 +78,17 @@ def check_golden(detector, path):
     detector : Detector
         The detector.
     path : pathlib.Path
-        ``golden.npz``: ``tile`` (T, T, 3) uint8, and the expected ``box``, ``score``, ``p_spiral``, ``area``.
+        ``golden.npz``, from `write_golden`.
 
     Raises
     ------
     WeightsError
-        If the answer differs.
+        If the answer differs, or the tile holds no galaxy and so proves nothing.
     """
     with np.load(path) as golden:
-        found = detector(golden["tile"][None], 0.5)
-        answer = golden_answer(found)
+        if not len(golden["score"]):
+            raise WeightsError(f"{path}: the golden tile holds no galaxy: choose one that does")
+        answer = golden_answer(detector(golden["tile"][None], float(golden["min_score"])))
         for name, limit in (("score", CANARY_TOLERANCE), ("p_spiral", CANARY_TOLERANCE), ("box", 0.1), ("area", 4.0)):
             expected, actual = golden[name], answer[name]
             if expected.shape != actual.shape or not np.all(np.abs(expected - actual) <= limit):
@@ -96,6 +97,24 @@ def check_golden(detector, path):
                     f"{np.array2string(actual.ravel()[:3], precision=3)} instead of "
                     f"{np.array2string(expected.ravel()[:3], precision=3)}): restore the preset or report the platform"
                 )
+
+
+def write_golden(detector, path, tile, min_score=0.5):
+    """Record what a detector answers to one tile.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector, known to be good.
+    path : pathlib.Path
+        ``golden.npz``: ``tile``, ``min_score``, and the expected ``box``, ``score``, ``p_spiral``, ``area``.
+    tile : ndarray of uint8, shape (T, T, 3)
+        The tile.
+    min_score : float
+        Detections below this are not recorded.
+    """
+    answer = golden_answer(detector(tile[None], min_score))
+    np.savez_compressed(path, tile=tile, min_score=min_score, **answer)
 
 
 def golden_answer(found):

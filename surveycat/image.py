@@ -1,0 +1,383 @@
+"""Any image, opened once and read by windows.
+
+An `Image` gives pixels of any level by box, and knows its place on the sky, whatever file it came from.
+Pixels are ``image[y, x, channel]``, 0-based, rows as stored; boxes are ``(y0, x0, y1, x1)``, half-open;
+channels are i, r, g.
+"""
+
+import hashlib
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from surveycat import levels, sky, wcs
+from surveycat.errors import ImageError, OptionError
+from surveycat.raster import array_raster, file_key
+from surveycat.readers import open_raster, split_extension
+from surveycat.region import overlap, parse_region
+from surveycat.scratch import Scratch
+from surveycat.stretch import stretch_for
+
+__all__ = ["Image", "ImageSource", "open_image", "parse_region"]
+
+TILE = 256  # the coarsest level is the first that fits into a tile of this size
+BRIGHT_SKY = 150  # counts: a picture with a sky like this is a negative
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSource:
+    """What is needed to open an image: small, picklable, the same in every process.
+
+    Parameters
+    ----------
+    image : path-like or ndarray
+        JPEG, PNG, TIFF, FITS with 2 axes or 3 planes (also packed, or ``image.fits[1]``), or an (H, W, 3)
+        uint8 array.
+    wcs : path-like, `~astropy.wcs.WCS` or None
+        A WCS, or a file with one (FITS, ``.hdr``, ``.wcs``).
+    ra, dec : float or None
+        ICRS degrees of pixel (W/2, H/2) of a north-up image, as SkyServer makes them.
+    pixel_scale : float or None
+        Arcsec per pixel. Default: that of the file, else 0.396127.
+    rotation : float
+        With `ra` and `dec`: degrees from "up" counter-clockwise to north (the position angle of "up" is minus
+        this).
+    scratch : path-like or None
+        Folder for what does not fit into memory, which processes share and which is not removed. None: a
+        temporary one.
+    region : tuple of int or None
+        Box ``(y0, x0, y1, x1)`` to which the image is limited.
+    """
+
+    image: object
+    wcs: object = None
+    ra: float | None = None
+    dec: float | None = None
+    pixel_scale: float | None = None
+    rotation: float = 0.0
+    scratch: object = None
+    region: tuple | None = None
+
+    def open(self):
+        """Open the image; close it after use, or use it in a ``with`` statement.
+
+        Returns
+        -------
+        Image
+
+        Raises
+        ------
+        ImageError, PositionError, OptionError
+            It cannot be opened as asked for.
+        """
+        scratch = Scratch(self.scratch)
+        try:
+            image = self._open(scratch)
+            return image if self.region is None else image.region(self.region, owner=True)
+        except BaseException:
+            scratch.close()
+            raise
+
+    def _open(self, scratch):
+        if isinstance(self.image, np.ndarray):
+            raster, path = array_raster(self.image), None
+        else:
+            raster = open_raster(self.image, scratch)
+            path = split_extension(self.image)[0]
+        given = self.wcs, self.ra, self.dec, self.pixel_scale, self.rotation
+        return Image(replace(self, region=None), raster, sky.locate(raster, path, *given), scratch)
+
+
+def open_image(image, wcs=None, ra=None, dec=None, pixel_scale=None, rotation=0.0, scratch=None):
+    """Open an image from a path or an array.
+
+    Parameters
+    ----------
+    image, wcs, ra, dec, pixel_scale, rotation, scratch
+        As in `ImageSource`.
+
+    Returns
+    -------
+    Image
+        A context manager, which removes its temporary files at the end.
+
+    Raises
+    ------
+    ImageError
+        Missing, damaged, not an image, or not of a kind that can be searched.
+    PositionError
+        A position or WCS that cannot be used.
+    """
+    return ImageSource(image, wcs, ra, dec, pixel_scale, rotation, scratch).open()
+
+
+class Image:
+    """An open image; made by `open_image`.
+
+    Parameters
+    ----------
+    source : ImageSource
+    raster : `~surveycat.raster.Raster`
+    placement : `~surveycat.sky.Placement`
+    scratch : `~surveycat.scratch.Scratch`
+
+    Attributes
+    ----------
+    shape : tuple of int
+        (H, W).
+    offset : tuple of int
+        (y0, x0) of pixel (0, 0) in the whole image; not (0, 0) for a region.
+    wcs : `~astropy.wcs.WCS` or None
+        In this image's pixels. `pixel_to_sky` minds frames, swapped axes and distortions.
+    wcs_source : {"file", "radec", "header", "avm", "sidecar"} or None
+    pixel_scale : float or None
+        Arcsec per pixel.
+    notes : list of str
+        What the user should know, for the log.
+    """
+
+    def __init__(self, source, raster, placement, scratch):
+        self._source, self._raster, self._scratch, self._owner = source, raster, scratch, True
+        self._stretch, self._sky = stretch_for(raster)
+        if self._sky is None:
+            raise ImageError(
+                f"{self.name} has no data: all pixels are NaN, infinite or BLANK; give another image"
+            )
+        self.shape, self.offset = raster.shape, (0, 0)
+        self.wcs, self.wcs_source, self.pixel_scale = placement.wcs, placement.source, placement.pixel_scale
+        self.notes = [*raster.notes, *placement.notes]
+        self._levels = {}
+        if raster.picture and self._sky.mean() > BRIGHT_SKY:
+            sky_level = f"{self._sky.mean():.0f} of 255"
+            self.notes.append(f"the sky is bright ({sky_level}): if this is a negative, invert it first")
+
+    def __repr__(self):
+        size = f"{self.shape[1]} x {self.shape[0]}"
+        return f"<Image {self.name}: {size} pixels, position from {self.wcs_source}>"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        self.close()
+
+    def close(self):
+        """Let go of the levels and remove temporary files."""
+        self._levels = {}
+        if self._owner:
+            self._scratch.close()
+
+    # --- what it is ---
+
+    @property
+    def name(self):
+        """Name of the file without its folder, or "array"."""
+        image = self._source.image
+        return "array" if isinstance(image, np.ndarray) else Path(image).name
+
+    @property
+    def source(self):
+        """`ImageSource` with which another process opens this image, using the same scratch folder."""
+        image, scratch = self._source.image, self._scratch
+        if not isinstance(image, np.ndarray):
+            image = str(Path(image).absolute())
+        elif scratch.shared is not None:  # so that pixels do not travel with every task
+            name = f"array-{self.sha256[:16]}.npy"
+            pixels = image
+            image = str(scratch.file(name, lambda file: np.save(file, pixels, allow_pickle=False)))
+        return replace(self._source, image=image, scratch=scratch.shared)
+
+    @cached_property
+    def sha256(self):
+        """Hash of the input: of the file's bytes, or of the array's."""
+        image = self._source.image
+        if isinstance(image, np.ndarray):
+            return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
+        digest = hashlib.sha256()
+        with open(split_extension(image)[0], "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+        return digest.hexdigest()
+
+    @property
+    def n_levels(self):
+        """Number of levels up to the first that fits into a tile of 256 pixels, level 0 included."""
+        level = 0
+        while max(self.level_shape(level)) > TILE:
+            level += 1
+        return level + 1
+
+    def level_shape(self, level):
+        """(h, w) of a level: the size of the image divided by 2^level and rounded up."""
+        return levels.level_shape(self.shape, level)
+
+    @property
+    def bands(self):
+        """Names of the bands, blue to red: ``["g", "r", "i"]`` for a picture."""
+        return list(self._raster.bands[::-1])
+
+    @property
+    def picture(self):
+        """Whether it is an 8-bit picture (JPEG, PNG, TIFF, array, 8-bit FITS) and has no linear data."""
+        return self._raster.picture
+
+    # --- pixels ---
+
+    def read(self, box, level=0):
+        """Picture of a box.
+
+        Parameters
+        ----------
+        box : tuple of int
+            ``(y0, x0, y1, x1)`` in pixels of the level; outside the image is the colour of its sky.
+        level : int
+            0 for the pixels as they are, k for blocks of 2^k x 2^k averaged.
+
+        Returns
+        -------
+        ndarray of uint8, shape (y1 - y0, x1 - x0, 3)
+        """
+        picture = np.empty((box[2] - box[0], box[3] - box[1], 3), np.uint8)
+        inside, target = overlap(box, self.level_shape(level))
+        if inside is None or target != (0, 0, *picture.shape[:2]):
+            picture[:] = np.rint(self._sky)
+        if inside is not None:
+            picture[target[0] : target[2], target[1] : target[3]] = self._picture(inside, level)
+        return picture
+
+    def blank(self, box):
+        """Where there is no data.
+
+        Parameters
+        ----------
+        box : tuple of int
+            ``(y0, x0, y1, x1)`` of level 0.
+
+        Returns
+        -------
+        ndarray of bool, shape (y1 - y0, x1 - x0)
+            True where all planes are NaN, infinite or BLANK, and outside the image.
+        """
+        blank = np.ones((box[2] - box[0], box[3] - box[1]), bool)
+        inside, target = overlap(box, self.shape)
+        if inside is not None:
+            view = blank[target[0] : target[2], target[1] : target[3]]
+            view[:] = False if self._raster.picture else np.isnan(self._planes(inside)).all(axis=0)
+        return blank
+
+    def band(self, name, box):
+        """Linear data of one band.
+
+        Parameters
+        ----------
+        name : str
+            One of `bands`.
+        box : tuple of int
+            ``(y0, x0, y1, x1)`` of level 0.
+
+        Returns
+        -------
+        ndarray of float32, shape (y1 - y0, x1 - x0)
+            As in the FITS file (BZERO and BSCALE applied), or 0 to 255 for a picture; NaN where there is no
+            data, and outside the image.
+        """
+        values = np.full((box[2] - box[0], box[3] - box[1]), np.nan, np.float32)
+        inside, target = overlap(box, self.shape)
+        if inside is not None:
+            plane = self._raster.bands.index(name)
+            values[target[0] : target[2], target[1] : target[3]] = self._planes(inside)[plane]
+        return values
+
+    def build_levels(self):
+        """Make all levels now, so that other processes with the same scratch folder find them."""
+        if self.n_levels > 1:
+            self._level(self.n_levels - 1)
+
+    def region(self, box, owner=False):
+        """The image limited to a box, with the stretch and sky colour of the whole.
+
+        Parameters
+        ----------
+        box : tuple of int
+            ``(y0, x0, y1, x1)`` inside this image; see `parse_region`.
+        owner : bool
+            Whether closing the region closes this image too.
+
+        Returns
+        -------
+        Image
+            Its pixels and WCS are those of the box; its `offset` is the box's origin in the whole image.
+        """
+        y0, x0, y1, x1 = box
+        if overlap(box, self.shape)[0] != (y0, x0, y1, x1):
+            raise OptionError(f"region {box} (y0, x0, y1, x1) is not inside {self.shape} (rows, columns)")
+        view = object.__new__(Image)
+        view.__dict__.update(self.__dict__, _levels={}, _owner=owner and self._owner, notes=list(self.notes))
+        view.shape = (y1 - y0, x1 - x0)
+        view.offset = (y0 + self.offset[0], x0 + self.offset[1])
+        view._source = replace(self._source, region=view._in_raster((0, 0, *view.shape)))
+        if self.wcs is not None:
+            view.wcs = self.wcs.slice((slice(y0, y1), slice(x0, x1)))
+        return view
+
+    def _in_raster(self, box):
+        """A box of this image in pixels of the raster, of which it may be a region."""
+        dy, dx = self.offset
+        return box[0] + dy, box[1] + dx, box[2] + dy, box[3] + dx
+
+    def _planes(self, box):
+        return self._raster.planes(self._in_raster(box))
+
+    def _picture(self, box, level):
+        """Picture of a box inside a level."""
+        y0, x0, y1, x1 = box if level else self._in_raster(box)
+        if level:
+            fine = self._level(level)[y0:y1, x0:x1].astype(np.uint32)
+            return ((fine + levels.FINE // 2) // levels.FINE).astype(np.uint8)
+        if self._raster.picture:
+            return self._raster.array[y0:y1, x0:x1]
+        return self._stretch.render(self._raster.planes((y0, x0, y1, x1)))
+
+    # --- levels ---
+
+    def _level(self, level):
+        """A level above 0 in steps of 1/256 of a count: uint16, shape (h, w, 3)."""
+        if level not in self._levels:
+            shape, name = (*self.level_shape(level), 3), f"{self._scratch_key}-level{level}"
+            self._levels[level] = self._scratch.array(
+                name, shape, np.uint16, lambda: self._average(level - 1)
+            )
+        return self._levels[level]
+
+    def _average(self, level):
+        """Strips of the next coarser level than the given one."""
+        width = self.shape[1]
+        if level == 0:
+            strips = levels.halve(lambda y0, y1: self._picture((y0, 0, y1, width), 0), self.shape, 0)
+            return (np.rint(strip * levels.FINE).astype(np.uint16) for strip in strips)
+        below = self._level(level)
+        strips = levels.halve(lambda y0, y1: below[y0:y1], self.shape, level)
+        return (np.rint(strip).astype(np.uint16) for strip in strips)
+
+    @property
+    def _scratch_key(self):
+        """Name of this image and box in scratch."""
+        image = self._source.image
+        if isinstance(image, np.ndarray):
+            text = self.sha256
+        else:
+            path, extension = split_extension(image)
+            text = f"{file_key(path)}|{extension}"
+        return hashlib.sha256(f"{text}|{self.offset}|{self.shape}".encode()).hexdigest()[:16]
+
+    # --- sky ---
+
+    def pixel_to_sky(self, x, y):
+        """ICRS (ra, dec) in degrees of 0-based columns and rows of this image; it must have a WCS."""
+        return wcs.pixel_to_sky(self.wcs, x, y)
+
+    def sky_to_pixel(self, ra, dec):
+        """0-based columns and rows (x, y) in this image of ICRS degrees; it must have a WCS."""
+        return wcs.sky_to_pixel(self.wcs, ra, dec)

@@ -1,0 +1,121 @@
+"""An opened image: its pixels as stored, and what the file says about itself."""
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+
+from surveycat.errors import ImageError
+
+__all__ = ["RGB_BANDS", "STRIP_ROWS", "Raster", "array_raster", "file_key"]
+
+RGB_BANDS = ("i", "r", "g")
+STRIP_ROWS = 256  # rows that are decoded at a time
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Pixels as stored, in memory or memory-mapped; the readers make it.
+
+    Parameters
+    ----------
+    array : ndarray
+        uint8, shape (H, W, 3) for a picture; shape (P, H, W) with P 1 or 3 and any number type otherwise.
+    picture : bool
+        Whether the array is a picture, to be shown as it is.
+    bands : tuple of str
+        Name of each channel (in the order R, G, B) or plane.
+    scale, zero : float
+        Value = stored * scale + zero.
+    blank : int or None
+        The stored value that means no data.
+    wcs : `~astropy.wcs.WCS` or None
+        From the FITS header.
+    xmp : bytes
+        XMP packet, in which AVM tags are kept.
+    fits : bool
+        Whether the file is FITS, in which rows are counted upwards.
+    notes : tuple of str
+        What the user should know.
+    """
+
+    array: np.ndarray
+    picture: bool
+    bands: tuple = RGB_BANDS
+    scale: float = 1.0
+    zero: float = 0.0
+    blank: int | None = None
+    wcs: object = None
+    xmp: bytes = b""
+    fits: bool = False
+    notes: tuple = ()
+
+    @property
+    def shape(self):
+        """(H, W) in pixels."""
+        return self.array.shape[:2] if self.picture else self.array.shape[1:]
+
+    @property
+    def continuous(self):
+        """Whether the stored numbers are floating-point."""
+        return self.array.dtype.kind == "f"
+
+    @property
+    def scaled(self):
+        """Whether values differ from what is stored."""
+        return (self.scale, self.zero) != (1.0, 0.0)
+
+    def planes(self, box):
+        """Linear values of a box.
+
+        Parameters
+        ----------
+        box : tuple of int
+            ``(y0, x0, y1, x1)``, inside the image.
+
+        Returns
+        -------
+        ndarray of float32, shape (P, y1 - y0, x1 - x0)
+            NaN where there is no data, or where it is infinite.
+        """
+        y0, x0, y1, x1 = box
+        if self.picture:
+            return np.moveaxis(self.array[y0:y1, x0:x1], -1, 0).astype(np.float32)
+        raw = self.array[:, y0:y1, x0:x1]
+        with np.errstate(over="ignore"):  # float64 beyond the range of float32 becomes infinite, then NaN
+            values = (raw * self.scale + self.zero if self.scaled else raw).astype(np.float32)
+        values[~np.isfinite(values)] = np.nan
+        if self.blank is not None:
+            values[raw == self.blank] = np.nan
+        return values
+
+
+def array_raster(array):
+    """Check an array from a caller and wrap it.
+
+    Parameters
+    ----------
+    array : ndarray of uint8, shape (H, W, 3)
+
+    Returns
+    -------
+    Raster
+
+    Raises
+    ------
+    ImageError
+        Another shape or type.
+    """
+    if array.ndim != 3 or array.shape[2] != 3 or array.dtype != np.uint8 or array.size == 0:
+        raise ImageError(
+            f"array of shape {array.shape} and type {array.dtype} is not an (H, W, 3) uint8 RGB image: "
+            "convert it, or save it as FITS"
+        )
+    return Raster(array, picture=True)
+
+
+def file_key(path):
+    """Name for what is made of a file, which changes when the file does."""
+    stat = path.stat()
+    text = f"{path.absolute()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -27,3 +27,7 @@ class WeightsError(SurveycatError):
 
 class OptionError(SurveycatError):
     """An option has a value outside its range, or two options contradict each other."""
+
+
+class RunFailed(SurveycatError):
+    """The search itself could not be carried through, though its input was good."""

@@ -1,0 +1,160 @@
+"""The command line: parse, call the library, say how it went. No science in here.
+
+Results go to ``--out`` and standard output, everything else to standard error. Exit codes: 0 done, 1 an error
+that the user can mend (one line), 2 wrong usage, 3 done but some tiles failed, 130 interrupted.
+"""
+
+import contextlib
+import functools
+import logging
+import sys
+import time
+
+import click
+
+from surveycat import __version__
+from surveycat.errors import SurveycatError
+
+SOME_FAILED = 3
+INTERRUPTED = 130
+
+log = logging.getLogger("surveycat")
+
+
+def _reporting(command):
+    """Give a command ``--debug``, ``-v``, ``-q``, and turn what goes wrong into a line and an exit code."""
+
+    @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+    @click.option("-v", "--verbose", is_flag=True, help="Say more on standard error.")
+    @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
+    @functools.wraps(command)
+    def reporting(debug, verbose, quiet, **options):
+        try:
+            with _log_to_stderr(verbose, quiet):
+                code = command(quiet=quiet, **options)
+        except (SurveycatError, OSError) as error:
+            if debug:
+                raise
+            click.echo(f"surveycat: {_one_line(error)}", err=True)
+            code = 1
+        except KeyboardInterrupt:
+            click.echo("surveycat: interrupted, nothing was written", err=True)
+            code = INTERRUPTED
+        sys.exit(code)
+
+    return reporting
+
+
+def _one_line(error):
+    """Say an error in one line; those of the system name the file first."""
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename else ""
+        return f"{named}{error.strerror}"
+    return " ".join(str(error).split())
+
+
+@contextlib.contextmanager
+def _log_to_stderr(verbose, quiet):
+    """Send our log lines to standard error for a while, and other packages' warnings only with ``-v``."""
+    handler = logging.StreamHandler()
+    others = logging.getLogger("py.warnings")
+    levels = log.level, others.level
+    log.setLevel(logging.ERROR if quiet else logging.DEBUG if verbose else logging.INFO)
+    others.setLevel(logging.WARNING if verbose else logging.CRITICAL)
+    logging.captureWarnings(True)
+    for logger in (log, others):
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        for logger, level in zip((log, others), levels, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+        logging.captureWarnings(False)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="surveycat")
+def main():
+    """Make galaxy catalogues from survey images of any size.
+
+    \b
+    Example:
+      surveycat run field.jpg --ra 351.65 --dec 0.10 --out cat.parquet
+    """
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True)
+@click.option("--out", required=True, help="The catalogue; its suffix is its format (.parquet is best).")
+@click.option("--ra", type=float, help="Right ascension of the centre of an image with north up, degrees.")
+@click.option("--dec", type=float, help="Declination of the centre, degrees.")
+@click.option("--pixel-scale", type=float, help="Arcseconds per pixel, with --ra and --dec.")
+@click.option("--rotation", type=float, default=0.0, help="Degrees from up to north, towards east.")
+@click.option("--wcs", help="A FITS or text header file with the image's WCS.")
+@click.option("--region", help="Only this part: x0,y0,x1,y1 in pixels, or ra0d,dec0d,ra1d,dec1d on the sky.")
+@click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
+@click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
+@click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--preview", help="A picture of what was found (.png or .jpg).")
+@_reporting
+def run(images, out, quiet, **options):
+    """Find the galaxies in IMAGES (JPEG, PNG, TIFF or FITS) and write one catalogue of them.
+
+    \b
+    Example:
+      surveycat run examples/field.jpg --ra 351.65 --dec 0.10 --out cat.parquet --preview preview.png
+    """
+    from surveycat.pipeline import run as search
+
+    started = time.monotonic()
+    with _progress(quiet) as progress:
+        table = search(images, out, progress=progress, **options)
+    failed = table.meta["tiles_failed"]
+    if failed:
+        log.error("%d tiles could not be searched; the table's meta lists them and why", len(failed))
+    if not quiet:
+        click.echo(_summary(table, out, time.monotonic() - started))
+    return SOME_FAILED if failed else 0
+
+
+def _summary(table, out, seconds):
+    """Say what was found, in one line."""
+    spirals = int((table["class"] == "spiral").sum())
+    ellipticals = len(table) - spirals
+    return f"{len(table)} galaxies ({spirals} spiral, {ellipticals} elliptical) in {out}, {seconds:.1f} s"
+
+
+@contextlib.contextmanager
+def _progress(quiet):
+    """Yield a callable (stage, done, total): a bar on a terminal, log lines elsewhere."""
+    if quiet or not sys.stderr.isatty():
+        yield _log_progress()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks = {}
+
+        def show(stage, done, total):
+            if stage not in tasks:
+                tasks[stage] = bars.add_task(stage, total=total)
+            bars.update(tasks[stage], completed=done, total=total)
+
+        yield show
+
+
+def _log_progress(every=20.0):
+    """Return a callable that logs how far a stage is, at most once in `every` seconds."""
+    last = time.monotonic()
+
+    def show(stage, done, total):
+        nonlocal last
+        if time.monotonic() - last > every:
+            last = time.monotonic()
+            log.info("%s: %d of %d", stage, done, total)
+
+    return show

@@ -1,0 +1,273 @@
+"""From images to one catalogue: the straight line, and what surrounds it.
+
+`search` is the line itself, for one open image. `run` checks everything that can be checked before the work
+starts, walks the line for each image, and says in ``table.meta`` what was done.
+"""
+
+import contextlib
+import logging
+import os
+import tempfile
+import time
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from surveycat import __version__, catalog
+from surveycat.dispatch import cluster, detect, loaded
+from surveycat.errors import OptionError, RunFailed
+from surveycat.image import open_image
+from surveycat.measure import measure
+from surveycat.mrcnn.detector import DetectorSpec
+from surveycat.preview import FORMATS as PICTURES
+from surveycat.preview import preview as draw
+from surveycat.region import parse_region
+from surveycat.stitch import confirm, second_looks, stitch
+from surveycat.tiles import TileGrid
+
+__all__ = ["run", "search"]
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    images,
+    out=None,
+    *,
+    ra=None,
+    dec=None,
+    pixel_scale=None,
+    rotation=0.0,
+    wcs=None,
+    region=None,
+    weights="compact",
+    detector=None,
+    min_score=0.5,
+    workers=0,
+    overwrite=False,
+    preview=None,
+    progress=None,
+):
+    """Find the galaxies in images, classify and measure them.
+
+    Parameters
+    ----------
+    images : path, uint8 array of shape (H, W, 3), or a sequence of these
+        What to search. Several images give one table whose column ``image`` says which.
+    out : path, optional
+        Where to write the catalogue; the suffix chooses the format. The file appears whole or not at all.
+    ra, dec : float, optional
+        Position of the centre of an image with north up, degrees.
+    pixel_scale : float, optional
+        Arcseconds per pixel, with `ra` and `dec`; the image's own or 0.396127 by default.
+    rotation : float, optional
+        Angle from up to north, towards east, degrees, with `ra` and `dec`.
+    wcs : path or `~astropy.wcs.WCS`, optional
+        Where the image lies on the sky.
+    region : str or sequence of float, optional
+        Part of the image to search: x0, y0, x1, y1 in pixels, or ``"RA0d,DEC0d,RA1d,DEC1d"``.
+    weights : str or path, optional
+        Preset, or folder of weights.
+    detector : callable, optional
+        A detector of your own instead of `weights`, as `surveycat.dispatch.detect` takes it.
+    min_score : float, optional
+        Least probability of being a galaxy.
+    workers : int, optional
+        Processes that share the work; 0 works in this one. A script that asks for workers needs the usual
+        ``if __name__ == "__main__":``, since each process imports it.
+    overwrite : bool, optional
+        Replace outputs that exist.
+    preview : path, optional
+        Where to write a picture of what was found (.png or .jpg), for a single image.
+    progress : callable, optional
+        Called with the name of a stage, the number of tiles done and their total.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        The catalogue, as `surveycat.catalog.SCHEMA` describes it; ``table.meta`` says how it was made.
+
+    Raises
+    ------
+    SurveycatError
+        If an input, an option or an output cannot be used. Nothing is written then.
+    """
+    started = time.monotonic()
+    images = _as_list(images)
+    position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
+    _check_options(images, position, min_score)
+    _check_outputs(images, out, preview, overwrite)
+    _check_images(images, position, region)
+    detector = detector or DetectorSpec(os.fspath(weights))
+    network = loaded(detector)  # also where workers load their own: bad weights must not cost a cluster
+
+    tables, inputs, failures = [], [], []
+    with _scratch(workers) as scratch, cluster(workers) as client:
+        for each in images:
+            with open_image(each, **position, scratch=scratch) as whole:
+                image = _part(whole, region)
+                _say(image.notes, image.name)
+                found, failed = search(image, detector, client, min_score, progress)
+                if preview is not None:
+                    draw(catalog.finish(found), image, preview)
+                tables.append(_in_whole(found, image.offset))
+                inputs.append(_about(image))
+                failures += [_failure(image, tile, reason) for tile, reason in failed]
+
+    meta = {
+        "surveycat_version": __version__,
+        "weights": getattr(network, "weights_id", type(network).__name__),
+        "weights_sha256": getattr(network, "sha256", ""),
+        "options": {**position, "region": region, "min_score": min_score},
+        "inputs": inputs,
+        "tiles_failed": failures,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "run_seconds": round(time.monotonic() - started, 1),
+    }
+    one = tables[0] if len(tables) == 1 else catalog.join(tables, [about["name"] for about in inputs])
+    table = catalog.finish(one, meta)
+    if out is not None:
+        catalog.write(table, out, overwrite=overwrite)
+    return table
+
+
+def search(image, detector, workers=0, min_score=0.5, progress=None):
+    """Walk the line for one image: tiles, network, stitch, second looks, measure.
+
+    Parameters
+    ----------
+    image : `~surveycat.image.Image`
+        Open image.
+    detector, workers, min_score
+        As in `surveycat.dispatch.detect`.
+    progress : callable, optional
+        Called with the name of a stage, the number of tiles done and their total.
+
+    Returns
+    -------
+    table : `~astropy.table.QTable`
+        A row for each galaxy, as `measure` gives it.
+    failed : list of (`~surveycat.tiles.Tile`, str)
+        Tiles that could not be searched, and why.
+
+    Raises
+    ------
+    RunFailed
+        If no tile at all could be searched.
+    """
+    failed = []
+    find = partial(detect, image, detector=detector, workers=workers, min_score=min_score, failed=failed)
+    grid = TileGrid(image.shape)
+    found = find(grid.tiles(), progress=_stage(progress, "tiles"))
+    if len(failed) == len(grid):
+        raise RunFailed(f"{image.name}: none of its tiles could be searched; the first: {failed[0][1]}")
+    objects = stitch(found, grid)
+    while looks := second_looks(objects, grid):
+        looks = find(looks, progress=_stage(progress, "second looks"))
+        objects = confirm(objects, looks, grid)
+    return _flag_near(measure(objects, image), failed), failed
+
+
+# Before the work ---------------------------------------------------------------------------------------
+
+
+def _as_list(images):
+    """Make one image a list of one."""
+    if isinstance(images, (str, os.PathLike, np.ndarray)):
+        return [images]
+    return list(images)
+
+
+def _check_options(images, position, min_score):
+    """Refuse options that cannot be meant."""
+    if not images:
+        raise OptionError("no image was given; name at least one")
+    if not 0 <= min_score <= 1:
+        raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
+    if len(images) > 1 and any(position[name] is not None for name in ("ra", "dec", "wcs")):
+        raise OptionError(
+            f"one sky position for {len(images)} images; run them one by one, or give each its own WCS"
+        )
+
+
+def _check_outputs(images, out, preview, overwrite):
+    """Refuse outputs that could not be written at the end."""
+    if preview is not None and len(images) > 1:
+        raise OptionError(f"one preview {preview} for {len(images)} images; run them one by one")
+    outputs = [] if out is None else [catalog.check_output(out, overwrite)]
+    if preview is not None:
+        outputs.append(catalog.check_output(preview, overwrite, known=PICTURES))
+    inputs = [Path(image) for image in images if not isinstance(image, np.ndarray)]
+    for output in outputs:
+        if any(output.exists() and image.exists() and output.samefile(image) for image in inputs):
+            raise OptionError(f"{output} is an input; give the output another name")
+
+
+def _stage(progress, name):
+    """Tell `progress` which stage it hears of."""
+    return None if progress is None else partial(progress, name)
+
+
+def _check_images(images, position, region):
+    """Open each image once: the last of many must not turn out unreadable after hours."""
+    for each in images:
+        with open_image(each, **position) as image:
+            _part(image, region)
+
+
+def _part(image, region):
+    """Give the part of an image that is wanted."""
+    return image if region is None else image.region(parse_region(region, image))
+
+
+def _scratch(workers):
+    """Give a folder for large data that workers share; None for one process, which makes its own."""
+    return tempfile.TemporaryDirectory(prefix="surveycat-") if workers else contextlib.nullcontext()
+
+
+# What is said of the work ------------------------------------------------------------------------------
+
+
+def _say(notes, name):
+    """Log what the user should know of an image."""
+    for note in notes:
+        log.info("%s: %s", name, note)
+
+
+def _flag_near(table, failed):
+    """Flag what touches a tile that could not be searched: more of it, or a neighbour, may be missing."""
+    flags = np.asarray(table["flags"])
+    low, high = (np.stack([table[f"y_{end}"], table[f"x_{end}"]], axis=1) for end in ("min", "max"))
+    for tile, _ in failed:
+        box = np.array(tile.box) * 2**tile.level
+        near = ((np.asarray(low) < box[2:]) & (np.asarray(high) > box[:2])).all(axis=1)
+        flags = flags | near << catalog.FLAGS["near_failed_tile"]
+    table["flags"] = flags
+    return table
+
+
+def _in_whole(table, offset):
+    """Bring positions in a region of an image to pixels of the whole one."""
+    for axis, shift in zip("yx", offset, strict=True):
+        for name in (axis, f"{axis}_min", f"{axis}_max", f"footprint_{axis}"):
+            table[name] = np.asarray(table[name]) + shift  # units come back with the schema
+    return table
+
+
+def _about(image):
+    """Say what an image was, for the table's meta."""
+    return {
+        "name": image.name,
+        "sha256": image.sha256,
+        "shape": list(image.shape),
+        "wcs_source": image.wcs_source,
+        "pixel_scale": image.pixel_scale,
+    }
+
+
+def _failure(image, tile, reason):
+    """Say which tile of an image could not be searched, and why."""
+    where = {"level": tile.level, "y0": tile.y0, "x0": tile.x0, "size": tile.size}
+    return {"image": image.name, **where, "reason": reason}

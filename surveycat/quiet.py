@@ -1,0 +1,40 @@
+"""Keep the network's backend from writing to the user's terminal when it starts."""
+
+import contextlib
+import faulthandler
+import os
+import sys
+
+__all__ = ["start_backend"]
+
+
+def start_backend():
+    """Import Keras with its backend and have it find its devices, unseen.
+
+    TensorFlow tells of instruction sets and missing GPUs on standard error, past Python and whatever its log
+    level. A user who set ``TF_CPP_MIN_LOG_LEVEL`` below 2 sees it all.
+    """
+    if "keras" in sys.modules:
+        return
+    hide = int(os.environ.get("TF_CPP_MIN_LOG_LEVEL", 0)) >= 2 and sys.stderr is not None
+    with _hidden_stderr() if hide else contextlib.nullcontext():
+        import keras
+
+        keras.ops.zeros(1)  # the first array opens the devices
+
+
+@contextlib.contextmanager
+def _hidden_stderr():
+    """Send file descriptor 2 nowhere for a while; a crash of the process still tells where it was."""
+    sys.stderr.flush()
+    watched = faulthandler.is_enabled()
+    with os.fdopen(os.dup(2), "w") as seen, open(os.devnull, "w") as nowhere:
+        if not watched:
+            faulthandler.enable(file=seen)
+        os.dup2(nowhere.fileno(), 2)
+        try:
+            yield
+        finally:
+            os.dup2(seen.fileno(), 2)
+            if not watched:
+                faulthandler.disable()

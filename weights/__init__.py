@@ -1,0 +1,1 @@
+"""Presets of trained weights, a folder each; installed as `surveycat.weights`."""

@@ -1,0 +1,852 @@
+"""What can be said of each object from its mask and the pixels under it: outline, position, shape, flux.
+
+The *footprint* of an object is the largest part of its mask (parts hang together by sides, not by corners),
+holes filled, cut to the image. Every number of a row refers to it. Its outline runs along the edges of
+pixels, half a pixel outside of their centres, so that the area of the polygon is the number of pixels and
+its centroid theirs::
+
+    mask [[1, 1],      outline, as x: -0.5  1.5  1.5  0.5  0.5 -0.5
+          [1, 0]]               as y: -0.5 -0.5  0.5  0.5  1.5  1.5     area 3
+
+Only a window around each object is read. One larger than `MAX_SIDE` is measured on averages over blocks of
+pixels, read strip by strip, so that memory stays bounded.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from surveycat import catalog
+from surveycat.catalog import FLAGS
+
+__all__ = [
+    "Footprint",
+    "Stars",
+    "half_light_radius",
+    "local_sky",
+    "measure",
+    "outline",
+    "reference_band",
+    "stars",
+]
+
+MAX_SIDE = 1024  # pixels; windows of larger objects are averaged over blocks
+MAX_STRIP = 2**22  # pixels read at once for such an average
+MAX_VERTICES = 64  # of a polygon on the sky
+TOLERANCE = 0.5  # pixels by which a polygon on the sky may leave out the steps of the outline
+UNRESOLVED = 1.2  # half-light radii of a star, below which the class of an object is a guess
+
+
+def measure(objects, image, point_sources=None):
+    """Measure every object on the image.
+
+    Parameters
+    ----------
+    objects : `stitch.Objects`
+        What was found: ``detections`` (masks, scores, levels), ``host``, ``n_seen``, ``n_tiles`` and
+        ``flags``.
+    image : `image.Image`
+        The image; ``image.band`` is read in a window around each object.
+    point_sources : Stars, optional
+        How large stars look; `stars` of the image by default.
+
+    Returns
+    -------
+    `~astropy.table.QTable`
+        One row for each object with a pixel in the image, in the order of `objects`, with all columns of
+        the schema but ``name`` and ``image``; ``id`` counts from 1. Rows may be left out before
+        `catalog.finish`.
+
+    Notes
+    -----
+    Sums are over the footprint, above a local sky (`local_sky`). Positions and moments are weighted by that
+    light in the band of `reference_band`, negative values as 0; where there is no light at all every pixel
+    weighs the same.
+    """
+    from astropy.table import QTable
+
+    found = objects.detections
+    prints = [
+        Footprint.from_mask(found.mask(i), found.mask_origin[i], found.level[i], image.shape)
+        for i in range(len(found))
+    ]
+    kept = np.array([i for i, footprint in enumerate(prints) if footprint is not None], dtype=int)
+    prints = [prints[i] for i in kept]
+    lights = [_light(image, footprint) for footprint in prints]
+    if point_sources is None:
+        point_sources = stars(image) if prints else Stars()
+
+    columns = _from_network(objects, kept) | _from_outlines(prints) | _from_light(lights, image.bands)
+    columns["flags"] = _flags(objects.flags[kept], lights, point_sources, image)
+    if image.wcs is not None:
+        columns |= _from_sky(lights, prints, image.pixel_to_sky)
+    return catalog.conform(QTable(columns))
+
+
+def reference_band(image):
+    """Choose the band that gives positions and shapes: r, or the middle one where none is named so.
+
+    Parameters
+    ----------
+    image : `image.Image`
+        The image.
+
+    Returns
+    -------
+    str
+        Name of one of ``image.bands``. The r band of a colour picture is its green channel.
+    """
+    return "r" if "r" in image.bands else image.bands[len(image.bands) // 2]
+
+
+# Footprints -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The pixels of one object, on the grid of the level that gave its mask.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w)
+        One part without holes and without empty rows or columns at its border.
+    y0, x0 : int
+        Place of the mask's first pixel, in pixels of its level.
+    level : int
+        Its pixels are blocks of 2^level pixels of the image.
+    shape : tuple of int
+        (height, width) of the image. The last blocks of a level may reach beyond it.
+    """
+
+    mask: np.ndarray
+    y0: int
+    x0: int
+    level: int
+    shape: tuple
+
+    @classmethod
+    def from_mask(cls, mask, origin, level, shape):
+        """Take the largest part of a mask, fill its holes, cut it to the image.
+
+        Parameters
+        ----------
+        mask : ndarray of bool, shape (h, w)
+            Mask in pixels of `level`; it may reach outside of the image.
+        origin : tuple of int
+            (y0, x0) of its first pixel, in pixels of `level`.
+        level : int
+            Level of the mask.
+        shape : tuple of int
+            (height, width) of the image.
+
+        Returns
+        -------
+        Footprint or None
+            None if no pixel of the mask lies in the image.
+        """
+        y0, x0, level = int(origin[0]), int(origin[1]), int(level)
+        height, width = (-(-n // 2**level) for n in shape)
+        mask = np.asarray(mask, bool)
+        mask = mask[max(0, -y0) : max(0, height - y0), max(0, -x0) : max(0, width - x0)]
+        if not mask.any():
+            return None
+        mask = _without_holes(_largest_part(mask))
+        rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+        mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        return cls(mask, max(y0, 0) + int(rows[0]), max(x0, 0) + int(columns[0]), level, tuple(shape))
+
+    @property
+    def box(self):
+        """Pixels of the image that it spans: [y0, x0, y1, x1), half-open, cut to the image."""
+        block, (height, width) = 2**self.level, self.mask.shape
+        y1, x1 = (self.y0 + height) * block, (self.x0 + width) * block
+        return self.y0 * block, self.x0 * block, min(y1, self.shape[0]), min(x1, self.shape[1])
+
+    @property
+    def outline(self):
+        """Corners (x, y) in pixels of the image: float arrays, counter-clockwise with x right and y up."""
+        x, y = outline(self.mask)
+        block = 2**self.level
+        x = np.minimum((self.x0 + x) * block, self.shape[1]) - 0.5
+        y = np.minimum((self.y0 + y) * block, self.shape[0]) - 0.5
+        return x, y
+
+    def on_grid(self, box, level):
+        """Paint the footprint on a window of a finer level.
+
+        Parameters
+        ----------
+        box : tuple of int
+            Window [y0, x0, y1, x1) in pixels of `level`; it must hold the footprint but for what lies
+            outside of the image.
+        level : int
+            Level of the window, at most that of the footprint.
+
+        Returns
+        -------
+        ndarray of bool, shape (y1 - y0, x1 - x0)
+            True on the footprint.
+        """
+        block = 2 ** (self.level - level)
+        fine = np.repeat(np.repeat(self.mask, block, axis=0), block, axis=1) if block > 1 else self.mask
+        grid = np.zeros((box[2] - box[0], box[3] - box[1]), bool)
+        y, x = self.y0 * block - box[0], self.x0 * block - box[1]
+        target = grid[y : y + fine.shape[0], x : x + fine.shape[1]]
+        target[...] = fine[: target.shape[0], : target.shape[1]]
+        return grid
+
+
+def _largest_part(mask):
+    """Keep the largest part of a mask; pixels that touch by a corner only do not hang together."""
+    from scipy import ndimage
+
+    labels, n_parts = ndimage.label(mask)
+    if n_parts == 1:
+        return mask
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+
+
+def _without_holes(mask):
+    """Fill what the outside cannot reach by sides of pixels: the part then has one outline that never touches
+    itself."""
+    from scipy import ndimage
+
+    labels, n_parts = ndimage.label(~np.pad(mask, 1))
+    if n_parts == 1:
+        return mask
+    return (labels != labels[0, 0])[1:-1, 1:-1]
+
+
+def outline(mask):
+    """Walk around a mask along the edges of its pixels.
+
+    Every corner of the outline has an odd number of mask pixels around it. Sorted by rows, corners pair up
+    to the horizontal edges, sorted by columns to the vertical ones; the walk alternates between the two.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w)
+        One part (by sides of pixels) without holes, as in a `Footprint`.
+
+    Returns
+    -------
+    x, y : ndarray of int, shape (n,)
+        Corners in edge coordinates: the first pixel spans 0 to 1. Straight runs have no corners in between.
+        The order is counter-clockwise with x to the right and y up.
+    """
+    ones = np.pad(mask, 1).view(np.int8)
+    y, x = np.nonzero((ones[:-1, :-1] + ones[1:, :-1] + ones[:-1, 1:] + ones[1:, 1:]) & 1)
+    partners = np.arange(len(x)) ^ 1
+    by_column = np.lexsort((y, x))
+    beside, above = partners.tolist(), np.empty_like(partners)
+    above[by_column] = by_column[partners]
+    above = above.tolist()
+    walk, corner = [], 0
+    while True:
+        walk += (corner, beside[corner])
+        corner = above[beside[corner]]
+        if corner == 0:
+            return x[walk], y[walk]
+
+
+# Pixels ---------------------------------------------------------------------------------------------------
+
+
+def _light(image, footprint):
+    """Measure the light of one object.
+
+    Returns
+    -------
+    dict
+        ``x``, ``y`` (pixels of the image), ``covariance`` ((xx, xy, yy), pixels squared), ``radius``
+        (half-light), ``core`` and ``core_radius`` (as `_core` has them, NaN where the object was averaged),
+        ``flux`` (by band).
+    """
+    box, level = _window(footprint)
+    mask = footprint.on_grid(box, level)
+    beyond = _beyond(mask)
+    light = {}
+    for band, values in _pixels(image, box, level).items():
+        above = values - local_sky(values, beyond)
+        light[band] = np.where(np.isfinite(above), above, 0)
+    block, reference = 2**level, light[reference_band(image)]
+    weights = np.maximum(reference, 0) * mask
+    x, y, covariance = _moments(weights if weights.any() else mask.astype(np.float32))
+    core, core_radius = _core(reference, x, y) if level == 0 else (np.nan, np.nan)
+    return {
+        "x": (box[1] + x + 0.5) * block - 0.5,
+        "y": (box[0] + y + 0.5) * block - 0.5,
+        "covariance": covariance * block**2,
+        "radius": half_light_radius(weights, x, y) * block,
+        "core": core,
+        "core_radius": core_radius,
+        "flux": {
+            band: float(values.sum(where=mask, dtype=float)) * block**2 for band, values in light.items()
+        },
+    }
+
+
+def _window(footprint):
+    """Choose the window in which an object is measured, with sky around it, and the level to read.
+
+    Returns
+    -------
+    box : tuple of int
+        [y0, x0, y1, x1) in pixels of `level`.
+    level : int
+        0, but for objects larger than `MAX_SIDE`.
+    """
+    y0, x0, y1, x1 = footprint.box
+    side = max(y1 - y0, x1 - x0)
+    level = min(footprint.level, max(0, int(np.ceil(np.log2(side / MAX_SIDE)))))
+    block = 2**level
+    margin = max(side // 4, 8 * block)
+    height, width = footprint.shape
+    low = [max(0, edge - margin) // block for edge in (y0, x0)]
+    high = [-(-min(edge + margin, end) // block) for edge, end in ((y1, height), (x1, width))]
+    return (*low, *high), level
+
+
+def _pixels(image, box, level):
+    """Read the bands in a window, averaged over blocks of 2^level pixels; NaN where there is no data.
+
+    Returns
+    -------
+    dict of ndarray, shape (h, w), float32
+        Pixels by name of the band.
+    """
+    if level == 0:
+        return _read_bands(image, box)
+    block, (height, width) = 2**level, image.shape
+    rows = max(1, MAX_STRIP // (block**2 * (box[3] - box[1])))
+    strips = []
+    for top in range(box[0], box[2], rows):
+        bottom = min(top + rows, box[2])
+        window = (top * block, box[1] * block, min(bottom * block, height), min(box[3] * block, width))
+        strips.append({name: _average(values, block) for name, values in _read_bands(image, window).items()})
+    return {name: np.concatenate([strip[name] for strip in strips]) for name in image.bands}
+
+
+def _read_bands(image, box):
+    """Read all bands in a window of the image."""
+    return {name: image.band(name, box) for name in image.bands}
+
+
+def _average(values, block):
+    """Average over blocks of pixels, the last ones over what they have, leaving out NaN."""
+    finite = np.isfinite(values)
+    counts, sums = finite.astype(np.float32), np.where(finite, values, 0)
+    for axis in (0, 1):
+        starts = np.arange(0, values.shape[axis], block)
+        counts, sums = np.add.reduceat(counts, starts, axis=axis), np.add.reduceat(sums, starts, axis=axis)
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def _beyond(mask):
+    """Tell which pixels of a window lie at least 3 px outside of the footprint."""
+    from scipy import ndimage
+
+    return ~ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=3)
+
+
+def local_sky(values, beyond):
+    """Estimate the sky around an object: the mean beyond it, cleaned of other sources.
+
+    Parameters
+    ----------
+    values : ndarray, shape (h, w)
+        Pixels of the window; NaN is left out.
+    beyond : ndarray of bool, shape (h, w)
+        Where no light of the object is expected.
+
+    Returns
+    -------
+    float
+        Mean after three rounds that drop what lies more than 3 sigma (from the median absolute deviation)
+        from the median: finer than the steps of an 8-bit picture, which a median is not. Where fewer than
+        30 pixels are left beyond the object, the 5th percentile of the window; 0 where it has no data at
+        all.
+    """
+    sky = values[beyond]
+    sky = sky[np.isfinite(sky)]
+    if len(sky) < 30:
+        finite = values[np.isfinite(values)]
+        return float(np.percentile(finite, 5)) if len(finite) else 0.0
+    sky = sky[:: -(-len(sky) // 10_000)]
+    for _ in range(3):
+        distance = np.abs(sky - np.median(sky))
+        sky = sky[distance <= 3 * 1.4826 * np.median(distance)]
+    return float(sky.mean(dtype=float))
+
+
+def _moments(weights):
+    """Give centroid and central second moments of an image.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (h, w)
+        Not negative, not all 0.
+
+    Returns
+    -------
+    x, y : float
+        Centroid, the first pixel's centre at 0.
+    covariance : ndarray, shape (3,)
+        (xx, xy, yy). As in SExtractor and photutils, what is thinner than a pixel gets the moment of one,
+        1/12.
+    """
+    total = weights.sum(dtype=float)
+    along_x, along_y = weights.sum(axis=0, dtype=float), weights.sum(axis=1, dtype=float)
+    columns, rows = np.arange(len(along_x), dtype=float), np.arange(len(along_y), dtype=float)
+    x, y = columns @ along_x / total, rows @ along_y / total
+    xx, yy = (columns - x) ** 2 @ along_x / total, (rows - y) ** 2 @ along_y / total
+    xy = (rows - y) @ weights.astype(float) @ (columns - x) / total
+    if xx * yy - xy**2 < 1 / 12**2:
+        xx, yy = xx + 1 / 12, yy + 1 / 12
+    return x, y, np.array([xx, xy, yy])
+
+
+def half_light_radius(weights, x, y):
+    """Give the radius of the circle that holds half of the light.
+
+    Parameters
+    ----------
+    weights : ndarray, shape (h, w)
+        Light in each pixel; not negative.
+    x, y : float
+        Centre of the circle.
+
+    Returns
+    -------
+    float
+        Radius in pixels, NaN without light. Pixels are split into 3 x 3, so that a point source is measured
+        well.
+    """
+    rows, columns = np.nonzero(weights)
+    if not len(rows):
+        return np.nan
+    thirds = np.array([-1, 0, 1]) / 3
+    dx = (columns[:, None] + thirds - x)[:, None, :]
+    dy = (rows[:, None] + thirds - y)[:, :, None]
+    radius = np.sqrt(dx**2 + dy**2).reshape(len(rows), 9).ravel()
+    order = np.argsort(radius)
+    sums = np.cumsum(np.repeat(weights[rows, columns], 9)[order], dtype=float)
+    return float(np.interp(sums[-1] / 2, sums, radius[order]))
+
+
+# Columns --------------------------------------------------------------------------------------------------
+
+
+def _from_network(objects, kept):
+    """Give the columns that repeat what network and stitching say, for the objects that are kept."""
+    found = objects.detections
+    p_spiral = np.asarray(found.p_spiral, dtype=np.float32)[kept]
+    new_id = np.zeros(len(found) + 1, dtype=np.int64)  # the last entry answers for host -1
+    new_id[kept] = np.arange(1, len(kept) + 1)
+    return {
+        "id": np.arange(1, len(kept) + 1),
+        "class": np.where(p_spiral >= 0.5, "spiral", "elliptical"),
+        "score": np.asarray(found.score)[kept],
+        "p_spiral": p_spiral,
+        "p_elliptical": 1 - p_spiral,
+        "host": new_id[np.asarray(objects.host)[kept]],
+        "level": np.asarray(found.level)[kept],
+        "n_seen": np.asarray(objects.n_seen)[kept],
+        "n_tiles": np.asarray(objects.n_tiles)[kept],
+    }
+
+
+def _from_outlines(prints):
+    """Give the columns that follow from the footprints alone."""
+    outlines = [footprint.outline for footprint in prints]
+    boxes = np.array([footprint.box for footprint in prints], dtype=int).reshape(-1, 4)
+    return {
+        "y_min": boxes[:, 0],
+        "x_min": boxes[:, 1],
+        "y_max": boxes[:, 2],
+        "x_max": boxes[:, 3],
+        "area_pix": np.array([_area(x, y) for x, y in outlines]),
+        "footprint_x": catalog.lists([x for x, _ in outlines]),
+        "footprint_y": catalog.lists([y for _, y in outlines]),
+    }
+
+
+def _area(x, y):
+    """Area of a polygon, positive if counter-clockwise (shoelace formula)."""
+    x, y = x - x[0], y - y[0]
+    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+
+
+def _from_light(lights, bands):
+    """Give the columns that follow from the pixels, without a sky position."""
+    covariance = np.array([light["covariance"] for light in lights]).reshape(-1, 3)
+    semimajor, semiminor, angle = _ellipse(covariance)
+    columns = {
+        "x": np.array([light["x"] for light in lights]),
+        "y": np.array([light["y"] for light in lights]),
+        "semimajor_pix": semimajor,
+        "semiminor_pix": semiminor,
+        "orientation_pix": angle,
+        "ellipticity": 1 - semiminor / semimajor,
+        "half_light_radius_pix": np.array([light["radius"] for light in lights]),
+    }
+    return columns | {f"flux_{band}": np.array([light["flux"][band] for light in lights]) for band in bands}
+
+
+def _ellipse(covariance):
+    """Turn second moments into the ellipse that has them.
+
+    Parameters
+    ----------
+    covariance : ndarray, shape (N, 3)
+        (xx, xy, yy) of each object.
+
+    Returns
+    -------
+    semimajor, semiminor : ndarray, shape (N,)
+        Standard deviations along the axes.
+    angle : ndarray, shape (N,)
+        Of the major axis from +x towards +y, degrees, -90 to 90.
+    """
+    xx, xy, yy = covariance.T
+    middle, spread = (xx + yy) / 2, np.hypot((xx - yy) / 2, xy)
+    angle = np.degrees(np.arctan2(2 * xy, xx - yy)) / 2
+    return np.sqrt(middle + spread), np.sqrt(np.maximum(middle - spread, 0)), angle
+
+
+def _flags(flags, lights, point_sources, image):
+    """Add the flags that follow from the pixels to those of the stitching."""
+    core = np.array([light["core"] for light in lights])
+    radius = np.array([light["core_radius"] for light in lights])
+    unresolved = radius < UNRESOLVED * point_sources.radius(core)
+    flags = np.asarray(flags, dtype=np.int32) | (unresolved.astype(np.int32) << FLAGS["unresolved"])
+    return flags | 1 << FLAGS["uncalibrated"] if image.picture else flags
+
+
+# Sky ------------------------------------------------------------------------------------------------------
+
+
+def _from_sky(lights, prints, to_sky):
+    """Give the columns that need a sky position: place, size and outline on the sky."""
+    x, y = (np.array([light[axis] for light in lights]) for axis in "xy")
+    covariance = np.array([light["covariance"] for light in lights]).reshape(-1, 3)
+    ra, dec = to_sky(x, y)
+    jacobian = _jacobian(to_sky, x, y, ra, dec)
+    xx, xy, yy = covariance.T
+    moments = np.array([[xx, xy], [xy, yy]]).transpose(2, 0, 1)
+    moments = jacobian @ moments @ jacobian.transpose(0, 2, 1)
+    semimajor, semiminor, from_east = _ellipse(moments[:, [0, 0, 1], [0, 1, 1]])
+    outlines = [footprint.outline for footprint in prints]
+    area_pix = np.array([_area(*corners) for corners in outlines])
+    determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
+    return {
+        "ra": ra,
+        "dec": dec,
+        "area": area_pix * np.abs(determinant),
+        "semimajor": semimajor,
+        "semiminor": semiminor,
+        "position_angle": np.mod(90 - from_east, 180),
+        "ellipticity": 1 - semiminor / semimajor,
+        "s_region": _regions(to_sky, outlines, determinant > 0),
+    }
+
+
+def _jacobian(to_sky, x, y, ra, dec):
+    """Tell how far a step of one pixel leads on the sky.
+
+    Works on unit vectors, so that neither RA 0 nor a pole is special.
+
+    Parameters
+    ----------
+    to_sky : callable
+        Converts pixels x, y to ICRS degrees ra, dec, NaN off the projection.
+    x, y : ndarray, shape (N,)
+        Pixels.
+    ra, dec : ndarray, shape (N,)
+        The same places in degrees.
+
+    Returns
+    -------
+    ndarray, shape (N, 2, 2)
+        Arcseconds to the east (row 0) and to the north (row 1) for a step in x (column 0) and in y (column
+        1). Its determinant is negative where east is to the left of north.
+    """
+    a, d, zero = np.radians(ra), np.radians(dec), np.zeros(len(ra))
+    east = np.array([-np.sin(a), np.cos(a), zero])
+    north = np.array([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
+    steps = []
+    for dx, dy in ((0.5, 0), (0, 0.5)):
+        step = _vectors(*to_sky(x + dx, y + dy)) - _vectors(*to_sky(x - dx, y - dy))
+        steps.append([(step * east).sum(axis=0), (step * north).sum(axis=0)])
+    return np.degrees(np.array(steps)).transpose(2, 1, 0) * 3600
+
+
+def _vectors(ra, dec):
+    """Unit vectors, shape (3, N), of positions in degrees."""
+    a, d = np.radians(ra), np.radians(dec)
+    return np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
+
+
+def _regions(to_sky, outlines, mirrored):
+    """Write outlines as polygons on the sky.
+
+    The corners run counter-clockwise as seen from inside of the sphere, with east to the left of north, as
+    IVOA's DALI has it: from north over east to south.
+
+    Parameters
+    ----------
+    to_sky : callable
+        Converts pixels x, y to ICRS degrees ra, dec, NaN off the projection.
+    outlines : list of (x, y)
+        Corners in pixels, counter-clockwise with x right and y up.
+    mirrored : ndarray of bool, shape (N,)
+        Where the image shows east to the right of north.
+
+    Returns
+    -------
+    list of str
+        ``POLYGON ICRS ra dec ra dec ...`` in degrees, right ascension from 0 to 360 on either side of the
+        wrap; "" where a corner is off the projection.
+    """
+    simple = _simplify(outlines)
+    if not simple:
+        return []
+    ra, dec = to_sky(np.concatenate([x for x, _ in simple]), np.concatenate([y for _, y in simple]))
+    ra = np.mod(np.round(ra, 6), 360)
+    regions, stop = [], 0
+    for (corners, _), flip in zip(simple, mirrored.tolist(), strict=True):
+        start, stop = stop, stop + len(corners)
+        places = list(zip(ra[start:stop].tolist(), dec[start:stop].tolist(), strict=True))
+        inside = np.isfinite(ra[start:stop] + dec[start:stop]).all()
+        numbers = " ".join(f"{a:.6f} {d:.6f}" for a, d in (places[::-1] if flip else places))
+        regions.append(f"POLYGON ICRS {numbers}" if inside else "")
+    return regions
+
+
+def _simplify(outlines):
+    """Leave out the steps of outlines: at most `MAX_VERTICES` corners, the area as it was.
+
+    Douglas-Peucker from `TOLERANCE` upwards; what that takes or adds is made good by scaling about the
+    centroid.
+
+    Parameters
+    ----------
+    outlines : list of (x, y)
+        Corners of each polygon.
+
+    Returns
+    -------
+    list of (x, y)
+        The same polygons, the same way round.
+    """
+    import shapely
+
+    if not outlines:
+        return []
+    owner = np.repeat(np.arange(len(outlines)), [len(x) for x, _ in outlines])
+    corners = np.column_stack([np.concatenate(axis) for axis in zip(*outlines, strict=True)])
+    whole = shapely.polygons(shapely.linearrings(corners, indices=owner))
+    simple = shapely.simplify(whole, TOLERANCE)
+    tolerance = TOLERANCE
+    while (many := shapely.get_num_coordinates(simple) > MAX_VERTICES + 1).any():
+        tolerance *= 1.5
+        simple[many] = shapely.simplify(whole[many], tolerance)
+    scale = np.sqrt(shapely.area(whole) / shapely.area(simple))
+    centre = shapely.get_coordinates(shapely.centroid(simple))
+    rings = [shapely.get_coordinates(polygon)[:-1] for polygon in shapely.orient_polygons(simple)]
+    rings = [
+        middle + (ring - middle) * factor for ring, middle, factor in zip(rings, centre, scale, strict=True)
+    ]
+    return [(ring[:, 0], ring[:, 1]) for ring in rings]
+
+
+# Point sources --------------------------------------------------------------------------------------------
+
+CORE_APERTURE = 6.0  # pixels, radius
+STAR_WINDOW = 512  # pixels
+STAR_WINDOWS = 3  # in each direction
+MIN_STARS = 8
+MAX_STARS = 150
+
+
+@dataclass(frozen=True)
+class Stars:
+    """How large stars look on an image, by the brightness of their centre.
+
+    On linear data all have one size. In a stretched picture the brighter ones look larger: of a Gaussian in
+    a logarithmic stretch, the square of the radius grows with the stretched brightness.
+
+    Parameters
+    ----------
+    intercept, slope : float
+        The square of the half-light radius within `CORE_APERTURE`, in pixels, is ``intercept + slope *
+        core``, where `core` is the mean of the pixels within 1.5 px of the centre. NaN if there are too few
+        stars to tell.
+    low, high : float
+        Range of `core` in which there were stars; beyond it the radius stays the same.
+    """
+
+    intercept: float = np.nan
+    slope: float = np.nan
+    low: float = 0.0
+    high: float = 0.0
+
+    def radius(self, core):
+        """Half-light radius of a star.
+
+        Parameters
+        ----------
+        core : ndarray
+            Brightness of its centre.
+
+        Returns
+        -------
+        ndarray
+            Radius in pixels, same shape as `core`.
+        """
+        return np.sqrt(self.intercept + self.slope * np.clip(core, self.low, self.high))
+
+
+def stars(image):
+    """Find out how large stars look, from the image itself.
+
+    Peaks are measured in a few windows spread over the image. Stars of one brightness have one size,
+    galaxies have many, and nothing is smaller than a star: the stars are the straight line, in the plane of
+    brightness and radius, that most peaks lie on (to 7 %) and fewest lie below.
+
+    Parameters
+    ----------
+    image : `image.Image`
+        The image; at most 9 windows of `STAR_WINDOW` pixels are read.
+
+    Returns
+    -------
+    Stars
+        With NaN if fewer than `MIN_STARS` peaks lie on any line.
+    """
+    band = reference_band(image)
+    cores = [pair for box in _windows(image.shape) for pair in _peaks(image.band(band, box), image.picture)]
+    cores = np.array(sorted(cores)).reshape(-1, 2)
+    return _fit_stars(*_thin_out(cores).T)
+
+
+def _thin_out(cores):
+    """Keep at most `MAX_STARS` peaks, as many of each octave of brightness, lest the many faint ones decide.
+
+    Parameters
+    ----------
+    cores : ndarray, shape (N, 2)
+        Brightness and radius of peaks, sorted by brightness.
+
+    Returns
+    -------
+    ndarray, shape (M, 2)
+        Some of the rows.
+    """
+    octave = np.floor(2 * np.log2(cores[:, 0])).astype(int)
+    groups = [cores[octave == which] for which in np.unique(octave)]
+    return np.concatenate(
+        [group[:: -(-len(group) * len(groups) // MAX_STARS)] for group in groups] or [cores]
+    )
+
+
+def _windows(shape):
+    """Spread windows over an image, evenly and without overlap."""
+    spans = []
+    for size in shape:
+        count = min(STAR_WINDOWS, -(-size // STAR_WINDOW))
+        length = min(STAR_WINDOW, size // count)
+        spans.append([(int((i + 0.5) * size / count - length / 2), length) for i in range(count)])
+    return [(y, x, y + height, x + width) for y, height in spans[0] for x, width in spans[1]]
+
+
+def _peaks(values, picture):
+    """Measure the peaks in a window that stand 20 sigma above the sky and are not burnt out.
+
+    Returns
+    -------
+    list of (core, radius)
+        As `_core` gives them.
+    """
+    from scipy import ndimage
+
+    finite = np.isfinite(values)
+    if not finite.any():
+        return []
+    above = np.where(finite, values - local_sky(values, finite), 0)
+    smooth = ndimage.gaussian_filter(above, 1.0)
+    noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
+    radius = int(CORE_APERTURE)
+    peak = (smooth == ndimage.maximum_filter(smooth, 2 * radius + 1)) & (smooth > max(20 * noise, 1e-30))
+    if picture:  # in pictures, white is no measurement
+        peak &= ndimage.maximum_filter(values, 5) < 250
+    rows, columns = np.nonzero(peak)
+    near = slice(2 * radius, -2 * radius)
+    inner = np.zeros_like(peak)
+    inner[near, near] = True
+    return [_core(above, x, y) for y, x in zip(rows, columns, strict=True) if inner[y, x]]
+
+
+def _core(light, x, y):
+    """Measure the centre of a source in a small aperture, which does not depend on any mask.
+
+    Parameters
+    ----------
+    light : ndarray, shape (h, w)
+        Pixels above the sky.
+    x, y : float
+        Where to start; the centre is the centroid within 3 px of it, found in three steps.
+
+    Returns
+    -------
+    core : float
+        Mean within 1.5 px of the centre.
+    radius : float
+        Half-light radius within `CORE_APERTURE`, NaN without light.
+    """
+    reach = int(CORE_APERTURE) + 2
+    for _ in range(4):
+        top, left = max(0, round(y) - reach), max(0, round(x) - reach)
+        part = np.maximum(light[top : round(y) + reach + 1, left : round(x) + reach + 1], 0)
+        rows, columns = np.arange(part.shape[0]) + (top - y), np.arange(part.shape[1]) + (left - x)
+        distance = np.hypot(rows[:, None], columns)
+        near = part * (distance <= 3)
+        total = near.sum(dtype=float)
+        if total <= 0:
+            return 0.0, np.nan
+        last = x, y
+        x, y = x + near.sum(axis=0) @ columns / total, y + near.sum(axis=1) @ rows / total
+    x, y = last
+    core = part[distance <= 1.5].mean(dtype=float)
+    return float(core), half_light_radius(part * (distance <= CORE_APERTURE), x - left, y - top)
+
+
+def _fit_stars(core, radius):
+    """Find the line through most of the points and above fewest, among all lines through two of them.
+
+    Parameters
+    ----------
+    core, radius : ndarray, shape (N,)
+        Brightness and half-light radius of peaks.
+
+    Returns
+    -------
+    Stars
+        Its line is the least-squares one of the points it goes through.
+    """
+    first, second = np.triu_indices(len(core), 1)
+    # A brighter star never looks smaller: such a line runs through noise, or galaxies.
+    grows = (core[second] > 1.001 * core[first]) & (radius[second] >= 0.99 * radius[first])
+    first, second = first[grows], second[grows]
+    square = radius**2
+    slope = (square[second] - square[first]) / (core[second] - core[first])
+    intercept = square[first] - slope * core[first]
+    ratio = radius / np.sqrt(np.maximum(intercept[:, None] + slope[:, None] * core, 1e-3))
+    merit = (np.abs(ratio - 1) < 0.07).sum(axis=1) - 2 * (ratio < 0.93).sum(axis=1)
+    if not len(merit):
+        return Stars()
+    on_line = np.abs(ratio[np.argmax(merit)] - 1) < 0.07
+    if on_line.sum() < MIN_STARS:
+        return Stars()
+    slope, intercept = np.polyfit(core[on_line], square[on_line], 1)
+    return Stars(float(intercept), float(slope), float(core[on_line].min()), float(core[on_line].max()))

@@ -1,0 +1,560 @@
+"""Measurements against independent ones: shapely for outlines, photutils for light, geometry for the sky."""
+
+from types import SimpleNamespace
+
+import astropy.units as u
+import numpy as np
+import pytest
+import shapely
+from astropy.coordinates import SkyCoord
+from astropy.wcs import WCS
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import ndimage
+
+from surveycat import catalog, measure
+from surveycat.catalog import FLAGS, SCHEMA
+from surveycat.detections import Detections
+from surveycat.measure import Footprint
+
+
+class FakeImage:
+    """An image in memory, with what `measure` asks of one; `largest_read` is in pixels."""
+
+    def __init__(self, planes, wcs=None, picture=False):
+        self.planes, self.wcs, self.picture = planes, wcs, picture
+        self.bands = list(planes)
+        self.shape = next(iter(planes.values())).shape
+        self.largest_read = 0
+
+    def band(self, name, box):
+        y0, x0, y1, x1 = box
+        assert 0 <= y0 < y1 <= self.shape[0] and 0 <= x0 < x1 <= self.shape[1]
+        self.largest_read = max(self.largest_read, (y1 - y0) * (x1 - x0))
+        return self.planes[name][y0:y1, x0:x1].astype(np.float32)
+
+    def pixel_to_sky(self, x, y):
+        sky = self.wcs.pixel_to_world(x, y).icrs
+        return sky.ra.deg, sky.dec.deg
+
+
+def make_objects(masks, origins, levels=None, hosts=None):
+    """Objects as stitching gives them, from a list of masks."""
+    n = len(masks)
+    levels = np.zeros(n, int) if levels is None else levels
+    boxes = [(y, x, y + m.shape[0], x + m.shape[1]) for m, (y, x) in zip(masks, origins, strict=True)]
+    found = Detections.from_masks(0, levels, boxes, np.full(n, 0.9), np.linspace(0, 1, n), masks, origins)
+    return SimpleNamespace(
+        detections=found,
+        n_seen=np.ones(n, int),
+        n_tiles=np.full(n, 2),
+        host=np.full(n, -1) if hosts is None else np.array(hosts),
+        flags=np.zeros(n, np.int32),
+    )
+
+
+def gaussian(shape, x, y, sigma_a, sigma_b=None, angle=0.0, flux=1.0):
+    """Elliptical Gaussian, sampled at pixel centres; `angle` from +x to +y in degrees."""
+    rows, columns = np.indices(shape)
+    cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
+    along, across = (columns - x) * cos + (rows - y) * sin, (rows - y) * cos - (columns - x) * sin
+    sigma_b = sigma_a if sigma_b is None else sigma_b
+    return (
+        flux
+        / (2 * np.pi * sigma_a * sigma_b)
+        * np.exp(-((along / sigma_a) ** 2 + (across / sigma_b) ** 2) / 2)
+    )
+
+
+def make_wcs(shape, ra=120.0, dec=30.0, scale=0.4, rotation=0.0, mirrored=False):
+    """TAN WCS; not mirrored is as on the sky: north up (+y), east left, turned by `rotation`."""
+    wcs = WCS(naxis=2)
+    wcs.wcs.ctype = "RA---TAN", "DEC--TAN"
+    wcs.wcs.crval = ra, dec
+    wcs.wcs.crpix = shape[1] / 2 + 0.5, shape[0] / 2 + 0.5
+    cos, sin = np.cos(np.radians(rotation)), np.sin(np.radians(rotation))
+    flip = 1 if mirrored else -1
+    wcs.wcs.cd = np.array([[flip * cos, -sin], [flip * sin, cos]]) * scale / 3600
+    wcs.wcs.radesys = "ICRS"
+    return wcs
+
+
+def blob(seed, shape=(24, 31), smooth=1.5):
+    """Random mask with several parts, holes and touching corners."""
+    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), smooth)
+    return noise > np.quantile(noise, 0.6)
+
+
+def union_of_pixels(mask, y0=0, x0=0, block=1):
+    """The mask as a polygon, from the squares of its pixels: slow, and obviously right."""
+    rows, columns = np.nonzero(mask)
+    left, low = (columns + x0) * block - 0.5, (rows + y0) * block - 0.5
+    return shapely.union_all(shapely.box(left, low, left + block, low + block))
+
+
+# Outlines -------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([0, 0.7, 1.5, 3]), st.integers(0, 3))
+def test_outline_has_the_area_and_centroid_of_its_pixels(seed, smooth, level):
+    """Half a pixel or one row off, clockwise, a ring left open: all of this happened to others."""
+    footprint = Footprint.from_mask(blob(seed, smooth=smooth), (5, 9), level, (600, 600))
+    x, y = footprint.outline
+    polygon, block = shapely.Polygon(np.column_stack([x, y])), 2**level
+    assert polygon.is_valid and polygon.exterior.is_ccw
+    rows, columns = np.nonzero(footprint.mask)
+    assert polygon.area == len(rows) * block**2
+    assert polygon.centroid.x == pytest.approx((columns.mean() + footprint.x0 + 0.5) * block - 0.5, abs=1e-9)
+    assert polygon.centroid.y == pytest.approx((rows.mean() + footprint.y0 + 0.5) * block - 0.5, abs=1e-9)
+    assert polygon.equals(union_of_pixels(footprint.mask, footprint.y0, footprint.x0, block))
+    turns = (np.diff(x, append=x[0]) != 0) ^ (np.diff(y, append=y[0]) != 0)
+    assert turns.all(), "every step is straight"
+    assert (np.diff(x, append=x[0]) != 0).sum() * 2 == len(x), "no corner in the middle of an edge"
+
+
+def test_outline_of_one_pixel():
+    """The docstring's half-pixel convention, at its smallest."""
+    x, y = Footprint.from_mask(np.ones((1, 1), bool), (3, 7), 0, (20, 20)).outline
+    assert x.tolist() == [6.5, 7.5, 7.5, 6.5] and y.tolist() == [2.5, 2.5, 3.5, 3.5]
+
+
+def test_largest_part_and_holes():
+    """Crumbs go, holes are filled, and a touch by corners does not hang parts together."""
+    mask = np.zeros((9, 12), bool)
+    mask[1:6, 1:6] = True
+    mask[3, 3] = False  # a hole
+    mask[6, 6] = True  # touches by a corner
+    mask[8, 11] = True  # a crumb
+    footprint = Footprint.from_mask(mask, (0, 0), 0, (9, 12))
+    assert footprint.mask.shape == (5, 5) and footprint.mask.all()
+    assert footprint.box == (1, 1, 6, 6)
+
+
+def test_a_gap_closed_by_a_corner_only_is_a_hole():
+    """Else the outline would touch itself and be no valid polygon."""
+    ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
+    footprint = Footprint.from_mask(ring, (0, 0), 0, (3, 3))
+    assert footprint.mask.sum() == 8
+    assert shapely.Polygon(np.column_stack(footprint.outline)).area == 8
+
+
+@pytest.mark.parametrize("level", [0, 2])
+def test_footprints_are_cut_to_the_image(level):
+    """A mask may hang over the border, and the last blocks of a level always may."""
+    shape = (37, 50)
+    footprint = Footprint.from_mask(np.ones((60, 80), bool), (-7, -3), level, shape)
+    assert footprint.box == (0, 0, 37, 50)
+    x, y = footprint.outline
+    assert (x.min(), x.max(), y.min(), y.max()) == (-0.5, 49.5, -0.5, 36.5)
+
+
+def test_footprint_outside_of_the_image():
+    """Nothing to measure, and no crash."""
+    for origin in ((-5, 3), (3, -5), (40, 3), (3, 60)):
+        assert Footprint.from_mask(np.ones((5, 5), bool), origin, 0, (37, 50)) is None
+    assert Footprint.from_mask(np.zeros((5, 5), bool), (3, 3), 0, (37, 50)) is None
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(0, 8), st.integers(0, 8))
+def test_painting_on_a_finer_grid(seed, level, margin_y, margin_x):
+    """A coarse mask covers the pixels that its blocks hold, the last ones cut at the image."""
+    shape = (75, 103)
+    height, width = (-(-n // 2**level) for n in shape)
+    footprint = Footprint.from_mask(blob(seed, (height, width)), (0, 0), level, shape)
+    y0, x0, y1, x1 = footprint.box
+    box = (max(0, y0 - margin_y), max(0, x0 - margin_x), min(75, y1 + margin_y), min(103, x1 + margin_x))
+    dense = np.zeros((height, width), bool)
+    dense[footprint.y0 :, footprint.x0 :][: footprint.mask.shape[0], : footprint.mask.shape[1]] = (
+        footprint.mask
+    )
+    dense = dense.repeat(2**level, axis=0).repeat(2**level, axis=1)[:75, :103]
+    assert np.array_equal(footprint.on_grid(box, 0), dense[box[0] : box[2], box[1] : box[3]])
+    assert shapely.Polygon(np.column_stack(footprint.outline)).area == dense.sum()
+
+
+# Light ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("x", "y"), [(50.0, 40.0), (50.37, 40.81), (3.2, 77.9)])
+def test_light_of_a_galaxy_on_a_bright_sky(x, y):
+    """Sky neither pulls the centroid to the middle of the mask nor adds to the flux, at the border too."""
+    rng = np.random.default_rng(1)
+    galaxy = gaussian((80, 100), x, y, 5, 3, 30, flux=50_000)
+    image = FakeImage({"r": 1000 + galaxy + rng.normal(0, 3, galaxy.shape)})
+    mask = galaxy > 3
+    rows, columns = np.indices(mask.shape)
+    mask &= columns < x + 8  # lopsided: a centroid of the mask would be off
+    table = measure.measure(make_objects([mask], [(0, 0)]), image)
+    light = np.where(mask, galaxy, 0)
+    assert table["x"][0].value == pytest.approx((light * columns).sum() / light.sum(), abs=0.05)
+    assert table["y"][0].value == pytest.approx((light * rows).sum() / light.sum(), abs=0.05)
+    assert table["flux_r"][0] == pytest.approx(light.sum(), rel=0.01)
+
+
+def test_agrees_with_photutils_on_the_same_pixels():
+    """Centroid to 0.1 px; axes, angle, flux and half-light radius as photutils measures them."""
+    from photutils.centroids import centroid_com
+    from photutils.segmentation import SegmentationImage, SourceCatalog
+
+    rng = np.random.default_rng(2)
+    sky = rng.normal(0, 1, (120, 150))
+    places = [(30.3, 40.2, 6, 3, 20), (100.8, 35.5, 4, 4, 0), (75.1, 90.7, 9, 4, -65)]
+    clean = sum(gaussian(sky.shape, *place, flux=20_000) for place in places)
+    labels, n = ndimage.label(clean > 3)
+    slices = ndimage.find_objects(labels)
+    masks = [labels[s] == i + 1 for i, s in enumerate(slices)]
+    image = FakeImage({"r": clean + sky + 50})
+    table = measure.measure(make_objects(masks, [(s[0].start, s[1].start) for s in slices]), image)
+    reference = SourceCatalog(clean + sky, SegmentationImage(labels))
+    for i in range(n):
+        x, y = centroid_com(clean + sky, mask=labels != i + 1)
+        assert np.hypot(table["x"][i].value - x, table["y"][i].value - y) < 0.1
+    for mine, theirs in [
+        ("semimajor_pix", reference.semimajor_axis),
+        ("semiminor_pix", reference.semiminor_axis),
+    ]:
+        np.testing.assert_allclose(table[mine].value, theirs.value, rtol=0.02)
+    # That of photutils holds half of the Kron flux, which is not quite the footprint's.
+    np.testing.assert_allclose(
+        table["half_light_radius_pix"].value, reference.flux_radius(0.5).value, rtol=0.04
+    )
+    np.testing.assert_allclose(table["flux_r"], reference.segment_flux, rtol=0.005)
+    turn = table["orientation_pix"].value - reference.orientation.value
+    assert np.abs((turn[[0, 2]] + 90) % 180 - 90).max() < 1
+    np.testing.assert_allclose(table["ellipticity"], reference.ellipticity.value, atol=0.02)
+
+
+def test_neighbours_do_not_raise_the_sky():
+    """A bright star in the margin of the window is not sky."""
+    galaxy = gaussian((80, 80), 40, 40, 4, flux=10_000)
+    star = gaussian((80, 80), 40, 58, 1.3, flux=100_000)
+    noise = np.random.default_rng(3).normal(200, 2, galaxy.shape)
+    table = measure.measure(make_objects([galaxy > 5], [(0, 0)]), FakeImage({"r": galaxy + star + noise}))
+    assert table["flux_r"][0] == pytest.approx(galaxy[galaxy > 5].sum(), rel=0.02)
+
+
+def test_sky_of_an_eight_bit_picture_is_finer_than_its_steps():
+    """A median would give whole counts, and a wrong flux for every large galaxy."""
+    sky = np.rint(np.random.default_rng(4).normal(12.37, 2, (64, 64)))
+    assert measure.local_sky(sky, np.ones(sky.shape, bool)) == pytest.approx(12.37, abs=0.15)
+
+
+def test_pixels_without_data_do_not_count():
+    """NaN in a FITS mosaic is no light, and a window of nothing but NaN gives the centroid of the mask."""
+    galaxy = gaussian((60, 60), 30, 30, 3, flux=10_000)
+    galaxy[:, 31:] = np.nan
+    table = measure.measure(make_objects([np.ones((9, 9), bool)], [(26, 26)]), FakeImage({"r": galaxy}))
+    assert table["flux_r"][0] == pytest.approx(np.nansum(galaxy[26:35, 26:35]), rel=0.01)
+    assert table["x"][0].value < 30
+    nothing = FakeImage({"r": np.full((60, 60), np.nan)})
+    table = measure.measure(make_objects([np.ones((9, 5), bool)], [(26, 20)]), nothing)
+    assert (table["x"][0].value, table["y"][0].value, table["flux_r"][0]) == (22, 30, 0)
+
+
+def test_position_comes_from_the_r_band():
+    """The paper's choice; where no band has that name, the middle one."""
+    planes = {b: gaussian((60, 60), x, 30, 3, flux=9_000) for b, x in [("g", 27), ("r", 30), ("i", 33)]}
+    mask = np.ones((20, 30), bool)
+    table = measure.measure(make_objects([mask], [(20, 15)]), FakeImage(planes))
+    assert table["x"][0].value == pytest.approx(30, abs=0.05)
+    assert {"flux_g", "flux_r", "flux_i"} <= set(table.colnames)
+    planes = dict(zip(["blue", "green", "red"], planes.values(), strict=True))
+    assert measure.reference_band(FakeImage(planes)) == "green"
+    assert measure.reference_band(FakeImage({"image": planes["red"]})) == "image"
+
+
+def test_large_objects_are_read_in_strips(monkeypatch):
+    """Memory is bounded, and the numbers are those of a measurement on all pixels at once."""
+    galaxy = gaussian((700, 900), 433.3, 351.8, 90, 50, 25, flux=5e6)
+    galaxy[galaxy < 20] = 0
+    noise = np.random.default_rng(5).normal(100, 2, galaxy.shape)
+    image = FakeImage({"r": galaxy + noise}, make_wcs(galaxy.shape))
+    coarse = galaxy[4::8, 4::8] > 0
+    objects = make_objects([coarse], [(0, 0)], levels=[3])
+    whole = measure.measure(objects, image)
+    monkeypatch.setattr(measure, "MAX_SIDE", 128)
+    monkeypatch.setattr(measure, "MAX_STRIP", 16_000)
+    image.largest_read = 0
+    strips = measure.measure(objects, image, measure.Stars())
+    assert image.largest_read <= 16_000
+    for name in (
+        "x",
+        "y",
+        "semimajor_pix",
+        "semiminor_pix",
+        "orientation_pix",
+        "half_light_radius_pix",
+        "flux_r",
+    ):
+        assert u.Quantity(strips[name]).value[0] == pytest.approx(
+            u.Quantity(whole[name]).value[0], rel=0.006
+        ), name
+    assert strips["area_pix"][0] == whole["area_pix"][0] == coarse.sum() * 64 * u.pix**2
+
+
+def test_averages_of_ragged_blocks():
+    """The last block averages what it has; NaN is left out."""
+    values = np.arange(35, dtype=np.float32).reshape(5, 7)
+    values[0, 0] = np.nan
+    mean = measure._average(values, 4)
+    assert mean.shape == (2, 2)
+    assert mean[0, 0] == pytest.approx(np.nanmean(values[:4, :4]))
+    assert mean[1, 1] == pytest.approx(values[4:, 4:].mean())
+
+
+# Tables ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sky", [True, False])
+def test_nothing_found_is_an_empty_table_with_all_columns(sky):
+    """No caller needs a special case, and files of empty fields can be joined with others."""
+    planes = {band: np.zeros((50, 60)) for band in "gri"}
+    image = FakeImage(planes, make_wcs((50, 60)) if sky else None)
+    empty = catalog.finish(measure.measure(make_objects([], []), image))
+    one = catalog.finish(measure.measure(make_objects([np.ones((5, 5), bool)], [(9, 9)]), image))
+    assert len(empty) == 0 and empty.colnames == one.colnames
+    wanted = [c.name for c in SCHEMA if c.when == "always" or (sky and c.when == "sky")]
+    assert set(wanted) <= set(empty.colnames)
+    assert ("ra" in empty.colnames) == sky
+    assert [empty[name].dtype.kind for name in empty.colnames] == [
+        one[name].dtype.kind for name in one.colnames
+    ]
+
+
+def test_hosts_are_ids_and_objects_outside_the_image_go():
+    """Rows that cannot be measured are left out without turning hosts into others."""
+    mask = np.ones((5, 5), bool)
+    origins = [(90, 90), (10, 10), (30, 30), (12, 12)]
+    image = FakeImage({"r": np.zeros((60, 60))})
+    table = measure.measure(make_objects([mask] * 4, origins, hosts=[-1, -1, 0, 1]), image)
+    assert table["id"].tolist() == [1, 2, 3]
+    assert table["host"].tolist() == [0, 0, 1]
+    assert table["x_min"].value.tolist() == [10, 30, 12]
+
+
+def test_class_and_probabilities():
+    """The class is the more probable one, and the two probabilities sum to 1."""
+    image = FakeImage({"r": np.zeros((60, 60))})
+    table = measure.measure(make_objects([np.ones((5, 5), bool)] * 5, [(9, 9)] * 5), image)
+    assert table["class"].tolist() == ["elliptical", "elliptical", "spiral", "spiral", "spiral"]
+    np.testing.assert_allclose(table["p_spiral"] + table["p_elliptical"], 1)
+
+
+def test_fluxes_of_pictures_are_marked():
+    """A sum of stretched 8-bit values is no photometry."""
+    objects = make_objects([np.ones((5, 5), bool)], [(9, 9)])
+    planes = {"r": np.zeros((60, 60))}
+    for picture in (True, False):
+        table = measure.measure(objects, FakeImage(planes, picture=picture))
+        assert (table["flags"][0] >> FLAGS["uncalibrated"] & 1) == picture
+
+
+# Sky ------------------------------------------------------------------------------------------------------
+
+PLACES = [(120.0, 30.0), (0.0, 0.0), (359.9999, -60.0), (200.0, 89.99), (10.0, -89.999)]
+
+
+def sky_table(ra, dec, rotation, mirrored, angle=35.0):
+    """Measure one elongated galaxy off the centre of an image somewhere on the sky."""
+    shape = (200, 240)
+    wcs = make_wcs(shape, ra, dec, rotation=rotation, mirrored=mirrored)
+    galaxy = gaussian(shape, 131.3, 84.6, 12, 5, angle, flux=1e5)
+    image = FakeImage({"r": galaxy}, wcs)
+    return measure.measure(make_objects([galaxy > 5], [(0, 0)]), image), wcs
+
+
+@pytest.mark.parametrize(("ra", "dec"), PLACES)
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("rotation", [0, 77, 200])
+def test_sky_position_size_and_angle(ra, dec, rotation, mirrored):
+    """Position as astropy's, angle east of north whatever the handedness, also at RA 0 and the poles."""
+    table, wcs = sky_table(ra, dec, rotation, mirrored)
+    place = SkyCoord(table["ra"], table["dec"])[0]
+    truth = wcs.pixel_to_world(131.3, 84.6)
+    assert place.separation(truth) < 0.01 * u.arcsec
+    assert 0 <= table["ra"][0].value < 360
+    tip = wcs.pixel_to_world(131.3 + 6 * np.cos(np.radians(35)), 84.6 + 6 * np.sin(np.radians(35)))
+    wanted = truth.position_angle(tip).deg
+    turn = table["position_angle"][0].value - wanted
+    assert abs((turn + 90) % 180 - 90) < 0.3
+    assert 0 <= table["position_angle"][0].value < 180
+    assert table["semimajor"][0].to_value("arcsec") == pytest.approx(
+        0.4 * table["semimajor_pix"][0].value, rel=1e-3
+    )
+    assert table["semiminor"][0].to_value("arcsec") == pytest.approx(
+        0.4 * table["semiminor_pix"][0].value, rel=1e-3
+    )
+    assert table["area"][0].to_value("arcsec2") == pytest.approx(0.16 * table["area_pix"][0].value, rel=1e-3)
+
+
+def test_pixels_that_are_not_square():
+    """Angles and axes are those on the sky, not of the pixel grid."""
+    shape = (200, 240)
+    wcs = make_wcs(shape)
+    wcs.wcs.cd = np.array([[-0.8, 0], [0, 0.4]]) / 3600
+    galaxy = gaussian(shape, 120, 100, 6, 6, flux=1e5)
+    table = measure.measure(make_objects([galaxy > 2], [(0, 0)]), FakeImage({"r": galaxy}, wcs))
+    assert table["semimajor"][0].value == pytest.approx(2 * table["semiminor"][0].value, rel=0.01)
+    assert table["position_angle"][0].value == pytest.approx(90, abs=0.5)
+    assert table["ellipticity"][0] == pytest.approx(0.5, abs=0.01)
+    assert table["area"][0].value == pytest.approx(0.32 * table["area_pix"][0].value, rel=1e-4)
+
+
+def parse_region(text):
+    """Corners of a polygon as unit vectors, shape (n, 3)."""
+    shape, frame, *numbers = text.split()
+    assert (shape, frame) == ("POLYGON", "ICRS")
+    ra, dec = np.radians(np.array(numbers, float).reshape(-1, 2)).T
+    assert ((0 <= ra) & (ra < 2 * np.pi)).all()
+    return np.column_stack([np.cos(dec) * np.cos(ra), np.cos(dec) * np.sin(ra), np.sin(dec)])
+
+
+def steradians(corners):
+    """Area to the left of the boundary as seen from inside of the sphere, from the angles (Girard)."""
+    before, after = np.roll(corners, 1, axis=0), np.roll(corners, -1, axis=0)
+    to_before = np.cross(corners, np.cross(before, corners))
+    to_after = np.cross(corners, np.cross(after, corners))
+    # From inside, a turn to the left is a negative rotation about the outward direction.
+    angles = np.arctan2(
+        -np.einsum("ij,ij->i", np.cross(to_after, to_before), corners), (to_after * to_before).sum(1)
+    )
+    return np.mod(angles, 2 * np.pi).sum() - (len(corners) - 2) * np.pi
+
+
+def test_the_tests_own_spherical_area():
+    """N, E, S, W around a point runs counter-clockwise as seen from inside; the reverse is all but it."""
+    octant = np.array([[1.0, 0, 0], [0, 0, 1], [0, 1, 0]])  # RA 0h on the equator, the pole, RA 6h
+    assert steradians(octant) == pytest.approx(np.pi / 2)
+    north_east_south_west = np.array([[1, 0, 0.1], [1, 0.1, 0], [1, 0, -0.1], [1, -0.1, 0]])
+    north_east_south_west /= np.linalg.norm(north_east_south_west, axis=1)[:, None]
+    assert steradians(north_east_south_west) == pytest.approx(0.02, rel=0.02)
+    assert steradians(north_east_south_west[::-1]) == pytest.approx(4 * np.pi - 0.02, rel=0.01)
+
+
+@pytest.mark.parametrize(("ra", "dec"), PLACES)
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_polygon_on_the_sky(ra, dec, mirrored):
+    """Corners the wrong way round mean the whole sky but the galaxy: area below 2 pi, the galaxy inside."""
+    table, _ = sky_table(ra, dec, 20, mirrored)
+    corners = parse_region(table["s_region"][0])
+    assert len(corners) <= measure.MAX_VERTICES
+    area = steradians(corners)
+    assert area < 2 * np.pi
+    assert (area * u.sr).to_value("arcsec2") == pytest.approx(table["area"][0].value, rel=0.02)
+    place = SkyCoord(table["ra"], table["dec"]).cartesian.xyz.value[:, 0]
+    east = np.cross([0, 0, 1], place)
+    east /= np.linalg.norm(east)
+    plane = shapely.Polygon(corners @ np.column_stack([east, np.cross(place, east)]))
+    assert plane.is_valid and plane.contains(shapely.Point(0, 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(24, 31), (90, 120), (300, 200)]))
+def test_simplified_polygons_keep_the_area(seed, shape):
+    """At most 64 corners, valid, area to 3 %, and no corner far from the outline."""
+    footprint = Footprint.from_mask(blob(seed, shape, smooth=shape[0] / 10), (0, 0), 0, shape)
+    x, y = footprint.outline
+    exact = shapely.Polygon(np.column_stack([x, y]))
+    ((sx, sy),) = measure._simplify([(x, y)])
+    simple = shapely.Polygon(np.column_stack([sx, sy]))
+    assert simple.is_valid and simple.exterior.is_ccw and len(sx) <= 64
+    assert simple.area == pytest.approx(exact.area, rel=0.03)
+    assert shapely.symmetric_difference(exact, simple).area < 0.7 * exact.length
+
+
+def test_off_the_projection_is_nan_not_an_error():
+    """A header that does not reach as far as the image leaves holes in the table, not a traceback."""
+    wcs = make_wcs((60, 60), scale=3600 * 4)
+    wcs.wcs.ctype = "RA---SIN", "DEC--SIN"
+    image = FakeImage({"r": np.zeros((60, 60))}, wcs)
+    table = measure.measure(make_objects([np.ones((5, 5), bool)] * 2, [(28, 28), (0, 0)]), image)
+    table = catalog.finish(table)
+    assert np.isfinite(table["ra"][0]) and table["s_region"][0].startswith("POLYGON")
+    assert np.isnan(table["ra"][1]) and table["s_region"][1] == "" and table["name"][1] == ""
+
+
+# Point sources --------------------------------------------------------------------------------------------
+
+
+def star_field(stretch=None, n_stars=40, n_galaxies=40, seed=6):
+    """Stars of sigma 1.3 px and round galaxies of 1.4 to 3 times that size, over a range of fluxes."""
+    rng = np.random.default_rng(seed)
+    shape, step = (560, 560), 48
+    spots = [(x, y) for x in range(30, 540, step) for y in range(30, 540, step)]
+    rng.shuffle(spots)
+    data = rng.normal(0, 1, shape)
+    sigmas = [1.3] * n_stars + list(1.3 * rng.uniform(1.5, 3, n_galaxies))
+    places = []
+    for (x, y), sigma in zip(spots, sigmas, strict=False):
+        x, y = x + rng.uniform(-0.5, 0.5), y + rng.uniform(-0.5, 0.5)
+        flux = 10 ** rng.uniform(3.2, 4.2) * (sigma / 1.3)
+        y0, x0 = int(y) - 20, int(x) - 20
+        data[y0 : y0 + 41, x0 : x0 + 41] += gaussian((41, 41), x - x0, y - y0, sigma, flux=flux)
+        places.append((x, y, sigma))
+    if stretch:
+        data = np.clip(np.rint(255 * np.arcsinh(data / 20) / np.arcsinh(2000 / 20) + 4), 0, 255)
+    return data, places
+
+
+@pytest.mark.parametrize("stretch", [False, True])
+def test_unresolved_objects_are_flagged(stretch):
+    """Stars get the flag and galaxies 1.5 times as large do not, on linear data and in a picture."""
+    data, places = star_field(stretch)
+    image = FakeImage({"r": data}, picture=stretch)
+    rows, columns = np.indices((31, 31)) - 15
+    masks = [np.hypot(rows, columns) < 2.5 * sigma for *_, sigma in places]
+    origins = [(round(y) - 15, round(x) - 15) for x, y, _ in places]
+    table = measure.measure(make_objects(masks, origins), image)
+    flagged = (table["flags"] >> FLAGS["unresolved"] & 1).astype(bool)
+    is_star = np.array([sigma == 1.3 for *_, sigma in places])
+    assert flagged[is_star].mean() >= 0.95
+    assert flagged[~is_star].mean() <= (0.1 if stretch else 0.0)
+
+
+def test_too_few_stars_flag_nothing():
+    """No stars to compare with: no flag, rather than a guess."""
+    data, places = star_field(n_stars=3, n_galaxies=2)
+    image = FakeImage({"r": data})
+    assert np.isnan(measure.stars(image).radius(100.0))
+    x, y, _ = places[0]
+    table = measure.measure(make_objects([np.ones((9, 9), bool)], [(round(y) - 4, round(x) - 4)]), image)
+    assert not table["flags"][0] >> FLAGS["unresolved"] & 1
+
+
+def test_star_windows_are_bounded():
+    """A survey mosaic costs no more than 9 windows, inside of the image and apart from each other."""
+    for shape in [(40, 50), (600, 500), (2048, 1489), (60_000, 80_000)]:
+        windows = measure._windows(shape)
+        assert 1 <= len(windows) <= 9
+        squares = [shapely.box(*window) for window in windows]
+        assert shapely.union_all(squares).area == sum(square.area for square in squares)
+        assert shapely.box(0, 0, *shape).contains(shapely.union_all(squares))
+
+
+@pytest.mark.parametrize("name", ["blank", "tiny", "nan"])
+def test_no_stars_at_all(name):
+    """Empty, tiny and dataless images have no stars, and say so."""
+    data = {"blank": np.zeros((300, 300)), "tiny": np.ones((5, 4)), "nan": np.full((90, 90), np.nan)}[name]
+    assert np.isnan(measure.stars(FakeImage({"r": data})).intercept)
+
+
+def test_stars_and_galaxies_of_a_real_field(shared_data):
+    """On the frames of Stripe 82 the flag tells the listed stars from the listed galaxies."""
+    from astropy.io import fits
+    from astropy.table import Table
+
+    folder = shared_data / "fields" / "sdss_351.65+0.10_run4192"
+    data = fits.getdata(folder / "fpC-004192-r4-0300.fit.gz").astype(np.float32)
+    image = FakeImage({"r": data})
+    rates = {}
+    for name, magnitude in (("stars.csv", "psfmag_r"), ("galaxies.csv", "petromag_r")):
+        rows = Table.read(folder / name)
+        rows = rows[(rows["edge_px"] > 20) & (rows[magnitude] < 20.5)]
+        rows = rows[rows["saturated"] == 0] if "saturated" in rows.colnames else rows
+        origins = [(round(y) - 4, round(x) - 4) for x, y in zip(rows["x"], rows["y"], strict=True)]
+        table = measure.measure(make_objects([np.ones((9, 9), bool)] * len(rows), origins), image)
+        rates[name] = (table["flags"] >> FLAGS["unresolved"] & 1).mean()
+    assert rates["stars.csv"] >= 0.95
+    assert rates["galaxies.csv"] <= 0.02

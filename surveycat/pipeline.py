@@ -99,15 +99,15 @@ def run(
     position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
     _check_options(images, position, min_score)
     _check_outputs(images, out, preview, overwrite)
-    _check_images(images, position, region)
+    _check_images(images[1:], position, region)  # the first is opened next
     detector = detector or DetectorSpec(os.fspath(weights))
-    network = loaded(detector)  # also where workers load their own: bad weights must not cost a cluster
 
     tables, inputs, failures = [], [], []
     with _scratch(workers) as scratch, cluster(workers) as client:
         for each in images:
             with open_image(each, **position, scratch=scratch) as whole:
                 image = _part(whole, region)
+                network = loaded(detector)  # with workers too, which must not meet bad weights
                 _say(image.notes, image.name)
                 found, failed = search(image, detector, client, min_score, progress)
                 if preview is not None:
@@ -211,7 +211,7 @@ def _stage(progress, name):
 
 
 def _check_images(images, position, region):
-    """Open each image once: the last of many must not turn out unreadable after hours."""
+    """Open each image for a moment: the last of many must not turn out unreadable after hours."""
     for each in images:
         with open_image(each, **position) as image:
             _part(image, region)

@@ -645,7 +645,7 @@ def _fits_unit(column):
 
 
 def _fits_yaml(table):
-    """Describe the columns in the COMMENT cards in which astropy looks for it: YAML, cut after 70 characters."""
+    """Describe the columns in COMMENT cards as astropy reads them: YAML, cut after 70 characters."""
     from astropy.table import meta
 
     head = table[:0]

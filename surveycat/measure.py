@@ -653,11 +653,11 @@ def _simplify(outlines):
         simple[many] = shapely.simplify(whole[many], tolerance)
     scale = np.sqrt(shapely.area(whole) / shapely.area(simple))
     centre = shapely.get_coordinates(shapely.centroid(simple))
-    rings = [shapely.get_coordinates(polygon)[:-1] for polygon in shapely.orient_polygons(simple)]
-    rings = [
-        middle + (ring - middle) * factor for ring, middle, factor in zip(rings, centre, scale, strict=True)
-    ]
-    return [(ring[:, 0], ring[:, 1]) for ring in rings]
+    rings = []
+    for polygon, middle, factor in zip(simple, centre, scale, strict=True):
+        x, y = (middle + (shapely.get_coordinates(polygon)[:-1] - middle) * factor).T
+        rings.append((x, y) if _area(x, y) > 0 else (x[::-1], y[::-1]))
+    return rings
 
 
 # Point sources --------------------------------------------------------------------------------------------

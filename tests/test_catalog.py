@@ -18,7 +18,7 @@ SUFFIXES = list(catalog.FORMATS)
 META = {
     "version": "0.1",
     "options": {"min_score": 0.5, "region": None},
-    "input": "Feld №1.jpg",
+    "input": "Sky №1.jpg",
     "tiles": [1, 2],
 }
 
@@ -106,6 +106,14 @@ def test_flag_names():
     """Bits are named as the schema's meta has them."""
     assert catalog.flag_names(1 << FLAGS["blended"] | 1 << FLAGS["unresolved"]) == ["blended", "unresolved"]
     assert catalog.flag_names(0) == []
+
+
+def test_bits_that_stitching_sets_are_those_named_here():
+    """Stitching may not import the catalogue, so the two lists of bits must be held together."""
+    from surveycat import stitch
+
+    for name in ("edge_truncated", "single_look", "blended", "capped"):
+        assert getattr(stitch, name.upper()) == 1 << FLAGS[name]
 
 
 # Names, ids, hosts ----------------------------------------------------------------------------------------
@@ -227,7 +235,7 @@ def test_astropy_alone_reads_units(finished, suffix, tmp_path, recwarn):
 
 
 def test_parquet_for_others(finished, tmp_path):
-    """pyarrow sees lists, types and each field's unit; pandas opens it; VOParquet's header holds every column."""
+    """pyarrow sees lists, types, units; pandas opens it; VOParquet's header holds every column."""
     import pandas
     import pyarrow as pa
     import pyarrow.parquet

@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 import time
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -123,7 +123,7 @@ def run(
         "options": {**position, "region": region, "min_score": min_score},
         "inputs": inputs,
         "tiles_failed": failures,
-        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "run_seconds": round(time.monotonic() - started, 1),
     }
     one = tables[0] if len(tables) == 1 else catalog.join(tables, [about["name"] for about in inputs])

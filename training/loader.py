@@ -152,6 +152,9 @@ def make_batch(scenes, rng, rois=5):
         for name in ("box", "mask", "p_spiral", "class_weight"):
             batch[name][i, :n] = scene[name][:n]
         batch["valid"][i, :n] = 1
+        # the class of a galaxy of a dozen px is a guess: it must not drown what larger ones teach
+        side = (scene["box"][:n, 2:] - scene["box"][:n, :2]).max(axis=1, initial=0.0)
+        batch["class_weight"][i, :n] *= np.clip((side - 8.0) / 24.0, 0.1, 1.0)
         # objects of known class first: they teach mask and class alike
         order = np.argsort(rng.random(n) - (scene["class_weight"][:n] > 0))[:rois]
         batch["roi"][i, : len(order)] = jitter(scene["box"][order], rng)

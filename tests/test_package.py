@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import surveycat
+import surveycat.catalog
 
 ROOT = Path(__file__).resolve().parents[1]
 STDLIB = set(sys.stdlib_module_names)
@@ -133,3 +134,8 @@ def test_readme_starts_with_two_commands():
     run, test = commands()
     assert "surveycat run examples/field.jpg --ra 351.65 --dec 0.10" in run
     assert "[test]" in test and test.endswith("pytest")
+
+
+def test_readme_lists_the_columns():
+    """README's list of columns is the schema's own."""
+    assert surveycat.catalog.columns_markdown() in (ROOT / "README.md").read_text()

@@ -14,6 +14,7 @@ import numpy as np
 __all__ = ["FINE", "halve", "level_shape"]
 
 FINE = 256  # levels are kept in steps of 1/256 of a count, so that rounding does not add up
+STRIP_PIXELS = 2**21  # read at a time, so that memory does not grow with the width of an image
 
 
 def level_shape(shape, level):
@@ -34,7 +35,7 @@ def level_shape(shape, level):
     return -(-shape[0] // step), -(-shape[1] // step)
 
 
-def halve(read, shape, level, n_rows=512):
+def halve(read, shape, level, strip_pixels=STRIP_PIXELS):
     """Average the pixels of a level two by two.
 
     Parameters
@@ -45,15 +46,16 @@ def halve(read, shape, level, n_rows=512):
         (H, W) of level 0, which says how much of the last block of `level` is there.
     level : int
         The level to start from.
-    n_rows : int
-        Rows to read at a time; even.
+    strip_pixels : int
+        Pixels to read at a time, or two rows if these are more.
 
     Yields
     ------
     ndarray of float32, shape (n, ceil(w / 2), 3)
         Rows of `level` + 1, in order.
     """
-    height = level_shape(shape, level)[0]
+    height, width = level_shape(shape, level)
+    n_rows = max(strip_pixels // width // 2, 1) * 2
     last_row, last_column = (_last_weight(n, level) for n in shape)
     for y in range(0, height, n_rows):
         end = min(y + n_rows, height)

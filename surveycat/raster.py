@@ -84,7 +84,8 @@ class Raster:
         raw = self.array[:, y0:y1, x0:x1]
         with np.errstate(over="ignore"):  # float64 beyond the range of float32 becomes infinite, then NaN
             values = (raw * self.scale + self.zero if self.scaled else raw).astype(np.float32)
-        values[~np.isfinite(values)] = np.nan
+        if self.continuous:
+            values[np.isinf(values)] = np.nan
         if self.blank is not None:
             values[raw == self.blank] = np.nan
         return values

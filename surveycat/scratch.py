@@ -16,8 +16,6 @@ from surveycat.errors import ImageError
 
 __all__ = ["Scratch"]
 
-LARGE = 3 * 64 * 2**20  # bytes: a picture of 64 million pixels
-
 
 class Scratch:
     """A folder for what does not fit in memory, made when it is first needed.
@@ -27,13 +25,17 @@ class Scratch:
     folder : path-like or None
         Where to put files. It is created if missing and never removed: it belongs to the caller. None makes a
         temporary folder when one is needed, removed by `close`.
+
+    Attributes
+    ----------
     large : int
         Arrays of at least this many bytes go to the folder.
     """
 
-    def __init__(self, folder=None, large=LARGE):
+    large = 3 * 64 * 2**20  # a picture of 64 million pixels
+
+    def __init__(self, folder=None):
         self.given = None if folder is None else str(Path(folder).absolute())
-        self.large = large
         self._temporary = None
 
     @property

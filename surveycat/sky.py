@@ -205,9 +205,10 @@ def _disagreements(source, found, shape):
     notes = []
     for name in (name for name in SOURCES if name in found and name != source):
         apart = chosen.separation(SkyCoord(*pixel_to_sky(found[name], *points), unit="deg")).arcsec
-        if np.nanmax(apart) > DISAGREEMENT_ARCSEC:
+        most = np.nan_to_num(apart).max()  # NaN where one of the two has no sky
+        if most > DISAGREEMENT_ARCSEC:
             notes.append(
                 f'positions disagree: {name} is {apart[0]:.1f}" from {source} at the image centre, '
-                f'{np.nanmax(apart):.1f}" at most in the corners; {source} is used'
+                f'{most:.1f}" at most in the corners; {source} is used'
             )
     return notes

@@ -15,6 +15,7 @@ __all__ = ["AsinhStretch", "sample_pixels", "sky_statistics", "stretch_for"]
 # 0.4 x [5, 6.5, 9] per nanomaggy.
 NOISE_BRIGHTNESS = {3: np.array([0.100, 0.080, 0.075], np.float32), 1: np.array([0.080], np.float32)}
 NONLINEARITY = 2.25  # that of SDSS's frame JPEGs
+BRIGHTEST = 1e6  # scaled brightness, far above white
 
 N_CLIPS = 10
 CLIP_SIGMA = 3.0
@@ -44,7 +45,7 @@ class AsinhStretch:
         Parameters
         ----------
         planes : ndarray of float32, shape (P, h, w)
-            NaN and infinity are shown as sky.
+            NaN is shown as sky.
 
         Returns
         -------
@@ -57,13 +58,16 @@ class AsinhStretch:
         as in ``djs_rgb_make`` of SDSS's idlutils.
         """
         gain = NOISE_BRIGHTNESS[len(planes)] / self.noise
-        with np.errstate(over="ignore", invalid="ignore"):
-            x = (planes - self.sky[:, None, None]) * gain[:, None, None]
-        x = np.where(np.isfinite(planes), np.clip(x, 0, 1e6), np.float32(0))
-        total = NONLINEARITY * x.sum(axis=0) * (3 // len(planes))
-        x = x * np.where(total > 0, np.arcsinh(total) / np.maximum(total, 1e-12), 1)
-        x = x / np.maximum(x.max(axis=0), 1)
-        colour = np.moveaxis(np.minimum(x * 256, 255).astype(np.uint8), 0, -1)
+        x = planes - self.sky[:, None, None]
+        x *= gain[:, None, None]
+        np.fmax(x, 0, out=x)  # also where it is NaN
+        np.minimum(x, BRIGHTEST, out=x)
+        total = x.sum(axis=0)
+        total *= NONLINEARITY * (3 // len(planes))
+        np.maximum(total, 1e-6, out=total)  # where asinh(t) / t is 1
+        x *= np.arcsinh(total) / total
+        x *= 256 / np.maximum(x.max(axis=0), 1)
+        colour = np.moveaxis(np.minimum(x, 255).astype(np.uint8), 0, -1)
         return np.broadcast_to(colour, (*colour.shape[:2], 3))
 
 

@@ -132,7 +132,9 @@ def header_wcs(header, hdus=None):
     shape = header_size(header) or (1, 1)
     try:
         with quiet():
-            wcs = WCS(header, fobj=hdus, naxis=2)
+            wcs = WCS(header, fobj=hdus)
+            if wcs.naxis != 2:  # not at once: astropy mends SCAMP's PV terms only without `naxis`
+                wcs = WCS(header, fobj=hdus, naxis=2)
             usable = wcs.has_celestial and is_usable(wcs, shape)
     except (ValueError, TypeError, KeyError, IndexError, AssertionError, MemoryError, VerifyError) as error:
         return None, [f"its WCS cannot be used ({one_line(error)})"]
@@ -213,7 +215,7 @@ def _headers(path):
     from astropy.io import fits
 
     with open(path, "rb") as file:
-        head = file.read(81)
+        head = file.read(82)  # a card, and the end of its line
     if 0 <= head.find(b"\n"):
         lines = path.read_text("latin-1").splitlines()
         yield fits.Header.fromstring("\n".join(line.rstrip() for line in lines), sep="\n"), None

@@ -1,0 +1,98 @@
+"""FITS numbers become colours by the sky of the whole image."""
+
+import numpy as np
+import pytest
+
+from surveycat.raster import Raster
+from surveycat.stretch import AsinhStretch, sample_pixels, sky_statistics, stretch_for
+
+rng = np.random.default_rng(7)
+
+
+def test_sky_statistics_of_noise_with_objects():
+    """Sky and noise are right within a few per cent though a tenth of the pixels are objects."""
+    values = rng.normal(100, 5, 100_000)
+    values[:10_000] += rng.exponential(500, 10_000)
+    sky, noise = sky_statistics(values)
+    assert sky == pytest.approx(100, abs=1)
+    assert noise == pytest.approx(5, rel=0.1)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.7])
+def test_padding_is_not_sky(share):
+    """Zeros around a mosaic, even in most of it, do not change sky and noise."""
+    values = rng.normal(100, 5, 50_000)
+    values[: int(share * 50_000)] = 0
+    assert sky_statistics(values) == pytest.approx((100, 5), rel=0.05)
+
+
+def test_counts_may_repeat():
+    """In whole numbers a frequent value is sky: it stays."""
+    values = np.rint(rng.normal(100, 2, 50_000))
+    assert sky_statistics(values, continuous=False) == (100, pytest.approx(2, rel=0.3))
+
+
+def test_constant_and_empty_samples_have_a_noise():
+    """No division by zero follows from an image without noise, or without data."""
+    assert sky_statistics(np.full(100, 7.0)) == (7, 1)
+    assert sky_statistics(np.full(100, np.nan)) == (0, 1)
+
+
+def test_tiny_fluxes_are_not_lost():
+    """Images in W/m^2 or maggies have values of 1e-12 and less; the picture is the same as in other units."""
+    planes = rng.normal(0, 1, (1, 50, 50)).astype(np.float32)
+    planes[0, 20:30, 20:30] += 50
+    stretch = AsinhStretch(np.zeros(1, np.float32), np.ones(1, np.float32))
+    tiny = AsinhStretch(np.zeros(1, np.float32), np.full(1, 1e-15, np.float32))
+    difference = stretch.render(planes).astype(int) - tiny.render(planes * np.float32(1e-15))
+    assert np.abs(difference).max() <= 1
+
+
+def test_grey_is_grey_and_brightness_rises():
+    """A single plane is shown with equal channels, brighter where there is more light.
+
+    Never wrapping round.
+    """
+    stretch = AsinhStretch(np.array([10], np.float32), np.array([2], np.float32))
+    ramp = np.linspace(-1e3, 1e7, 5000, dtype=np.float32)[None, None]
+    picture = stretch.render(ramp)
+    assert picture.dtype == np.uint8 and picture.shape == (1, 5000, 3)
+    assert (picture == picture[..., :1]).all()
+    assert (np.diff(picture[0, :, 0].astype(int)) >= 0).all()
+    assert picture[0, 0, 0] == 0 and picture[0, -1, 0] == 255
+
+
+def test_hue_is_kept_in_bright_cores():
+    """A red object stays red however bright it is: channels are not clipped one by one."""
+    stretch = AsinhStretch(np.zeros(3, np.float32), np.ones(3, np.float32))
+    for brightness in (20, 1e3, 1e5):
+        red, green, blue = stretch.render(np.array([10, 5, 1], np.float32)[:, None, None] * brightness)[
+            0, 0
+        ].astype(int)
+        assert red > green > blue
+
+
+def test_missing_data_is_shown_as_sky():
+    """NaN must not become a bright spot."""
+    planes = np.full((1, 4, 4), 5, np.float32)
+    planes[0, 1, 1] = np.nan
+    picture = AsinhStretch(np.array([5], np.float32), np.ones(1, np.float32)).render(planes)
+    assert (picture == 0).all()
+
+
+def test_the_sample_finds_data_in_a_corner():
+    """A frame that is almost all NaN still has sky and noise; a frame of NaN has none."""
+    array = np.full((1, 5000, 40), np.nan, np.float32)
+    assert sample_pixels(Raster(array, picture=False, bands=("r",))).shape == (1, 0)
+    assert stretch_for(Raster(array, picture=False, bands=("r",))) == (None, None)
+    array[0, 3001:3004, 10:30] = rng.normal(50, 2, (3, 20))
+    stretch, colour = stretch_for(Raster(array, picture=False, bands=("r",)))
+    assert stretch.sky[0] == pytest.approx(50, abs=2)
+    assert colour.shape == (3,)
+
+
+def test_the_sample_is_bounded():
+    """The sample of a large image has about a million pixels, from top to bottom and from left to right."""
+    array = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (40_000, 50_000, 3), (0, 0, 0))
+    sample = sample_pixels(Raster(array, picture=True))
+    assert 2**19 < sample.shape[1] < 2**21

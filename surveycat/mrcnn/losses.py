@@ -181,7 +181,8 @@ def box_losses(logits, deltas, rois, batch):
     iou, index, _ = match(rois, batch["box"], batch["valid"])
     positive = ops.cast(iou >= 0.5, "float32")
     sound = ops.cast(roi.box_area(rois) > 1.0, "float32")
-    negative = (1 - positive) * sound * (1 - centre_ignored(rois, batch["ignore"]))
+    # near misses of a dozen px are neither: called negative, they teach that small galaxies are none
+    negative = ops.cast(iou < 0.3, "float32") * sound * (1 - centre_ignored(rois, batch["ignore"]))
     score = weighted_mean(binary_cross_entropy(positive, logits), positive + negative)
     target = roi.encode_boxes(roi.take_rows(batch["box"], index), rois)
     return score, weighted_mean(smooth_l1(deltas - target), positive)

@@ -136,7 +136,7 @@ class Detections:
         origin = np.asarray(mask_origin, dtype=np.int64).reshape(n, 2)
         shape = np.array([mask.shape for mask in masks], dtype=np.int64).reshape(n, 2)
         flat = np.concatenate([np.ravel(mask) for mask in masks]) if n else np.empty(0, bool)
-        which, y, x = _unravel(flat.astype(bool, copy=False), shape, shape.prod(axis=1))
+        which, y, x = unravel(flat.astype(bool, copy=False), shape, shape.prod(axis=1))
         packed = pack(which, y + origin[which, 0], x + origin[which, 1], n)
         columns = dict(tile=tile, level=level, score=score, p_spiral=p_spiral, cut=cut)
         columns["centre_distance"] = centre_distance
@@ -160,10 +160,17 @@ class Detections:
         return np.concatenate([origin, origin + self.mask_shape], axis=1)
 
     @property
+    def extent(self):
+        """Box and mask together, ``y0, x0, y1, x1``, half-open, (N, 4) float64 ndarray."""
+        mask_box = self.mask_box
+        low = np.minimum(self.box[:, :2], mask_box[:, :2])
+        return np.concatenate([low, np.maximum(self.box[:, 2:], mask_box[:, 2:])], axis=1)
+
+    @property
     def side(self):
-        """Larger side of each box, pixels of its level, (N,) float64 ndarray."""
-        box = self.box.astype(float)
-        return (box[:, 2:] - box[:, :2]).max(axis=1, initial=0)
+        """Larger side of each `extent`, pixels of its level, (N,) float64 ndarray."""
+        extent = self.extent
+        return (extent[:, 2:] - extent[:, :2]).max(axis=1, initial=0)
 
     def mask(self, i):
         """Crop of detection `i`: 2-D bool ndarray with its corner at ``mask_origin[i]``."""
@@ -191,7 +198,7 @@ class Detections:
         index = np.arange(len(self)) if index is None else np.asarray(index)
         sizes = np.diff(self.offsets)[index]
         flat = np.unpackbits(_gather(self.bits, self.offsets[:-1][index], sizes)).view(bool)
-        which, y, x = _unravel(flat, self.mask_shape[index], sizes * 8)
+        which, y, x = unravel(flat, self.mask_shape[index], sizes * 8)
         origin = self.mask_origin[index]
         return which, y + origin[which, 0], x + origin[which, 1]
 
@@ -351,13 +358,9 @@ def flag_cut(found, tiles, extent):
         return found
     seen_in = np.array([t.box for t in tiles], dtype=np.int64)[found.tile]
     shapes = np.array([extent.level_shape(t.level) for t in tiles], dtype=np.int64)[found.tile]
-    mask_box = found.mask_box
-    larger = np.concatenate(
-        [np.minimum(found.box[:, :2], mask_box[:, :2]), np.maximum(found.box[:, 2:], mask_box[:, 2:])], axis=1
-    )
     centre = (found.box[:, :2] + found.box[:, 2:]) / 2
     away = centre - (seen_in[:, :2] + seen_in[:, 2:]) / 2
-    return replace(found, cut=is_cut(larger, seen_in, shapes), centre_distance=np.hypot(*away.T))
+    return replace(found, cut=is_cut(found.extent, seen_in, shapes), centre_distance=np.hypot(*away.T))
 
 
 def pack(which, y, x, n):
@@ -390,7 +393,7 @@ def pack(which, y, x, n):
     return dict(mask_origin=origin, mask_shape=shape, bits=np.packbits(flat), offsets=offsets)
 
 
-def _unravel(flat, shape, sizes):
+def unravel(flat, shape, sizes):
     """Rows and columns of the True values of flattened crops that lie end to end, `sizes` values each."""
     starts = _ends(sizes)
     at = np.flatnonzero(flat)

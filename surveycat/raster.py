@@ -65,23 +65,25 @@ class Raster:
         """Whether values differ from what is stored."""
         return (self.scale, self.zero) != (1.0, 0.0)
 
-    def planes(self, box):
+    def planes(self, box, step=1):
         """Linear values of a box.
 
         Parameters
         ----------
         box : tuple of int
             ``(y0, x0, y1, x1)``, inside the image.
+        step : int
+            Take every step-th column only.
 
         Returns
         -------
-        ndarray of float32, shape (P, y1 - y0, x1 - x0)
+        ndarray of float32, shape (P, y1 - y0, ceil((x1 - x0) / step))
             NaN where there is no data, or where it is infinite.
         """
         y0, x0, y1, x1 = box
         if self.picture:
-            return np.moveaxis(self.array[y0:y1, x0:x1], -1, 0).astype(np.float32)
-        raw = self.array[:, y0:y1, x0:x1]
+            return np.moveaxis(self.array[y0:y1, x0:x1:step], -1, 0).astype(np.float32)
+        raw = self.array[:, y0:y1, x0:x1:step]
         with np.errstate(over="ignore"):  # float64 beyond the range of float32 becomes infinite, then NaN
             values = (raw * self.scale + self.zero if self.scaled else raw).astype(np.float32)
         if self.continuous:

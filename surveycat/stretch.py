@@ -107,21 +107,23 @@ def sample_pixels(raster):
     ndarray of float32, shape (P, n)
         NaN where one plane has no data and another has. n is 0 if and only if the image has no data at all.
     """
-    height = raster.shape[0]
-    step = max(height // SAMPLE_BANDS, SAMPLE_ROWS)
-    sample = _with_data(raster, range((step - SAMPLE_ROWS) // 2, height, step), SAMPLE_ROWS)
+    height, width = raster.shape
+    period = max(height // SAMPLE_BANDS, SAMPLE_ROWS)
+    starts = range((period - SAMPLE_ROWS) // 2, height, period)
+    step = -(-len(starts) * SAMPLE_ROWS * width // SAMPLE_PIXELS)
+    sample = _with_data(raster, starts, SAMPLE_ROWS, step)
     if sample.shape[1] == 0:  # little data in a large frame: look everywhere
-        sample = _with_data(raster, range(0, height, STRIP_ROWS), STRIP_ROWS)
+        sample = _with_data(raster, range(0, height, STRIP_ROWS), STRIP_ROWS, 1)
     return sample
 
 
-def _with_data(raster, starts, n_rows):
-    """Sample of the pixels with data in strips of n rows."""
+def _with_data(raster, starts, n_rows, step):
+    """Sample of the pixels with data in strips of n rows, in every step-th column."""
     height, width = raster.shape
     per_strip = max(SAMPLE_PIXELS // len(starts), 1)
     found = []
     for y in starts:
-        strip = raster.planes((y, 0, min(y + n_rows, height), width))
+        strip = raster.planes((y, 0, min(y + n_rows, height), width), step)
         strip = strip.reshape(len(strip), -1)
         strip = strip[:, np.isfinite(strip).any(axis=0)]
         found.append(strip[:, :: max(-(-strip.shape[1] // per_strip), 1)])

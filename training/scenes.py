@@ -237,10 +237,14 @@ class Composer:
         self.sky_weight = weight / weight.sum()
         table = self.stamps.table
         self.side = table["side"].astype(np.float64)
+        # What a bright neighbour cuts into is shown in its own cutout only.
+        whole = table["cut"] < 0.08
         sure = table["class_weight"] > 0
         spiral = table["p_spiral"] > 0.5
         # Sampling is by class, then by size: each group sorted by side.
-        self.groups = [self._by_side(sure & spiral), self._by_side(sure & ~spiral), self._by_side(~sure)]
+        classes = [sure & spiral, sure & ~spiral, ~sure]
+        self.groups = [self._by_side(c & whole) for c in classes]
+        self.cutouts = [np.flatnonzero(c) for c in classes]
         self.pools = None
 
     def _by_side(self, chosen):
@@ -415,7 +419,7 @@ class Composer:
 
     def cutout(self, rng):
         """A whole cutout at native scale, padded by its median colour as the tiler pads."""
-        group = self.groups[rng.choice(3, p=[0.45, 0.45, 0.10])]
+        group = self.cutouts[rng.choice(3, p=[0.45, 0.45, 0.10])]
         index = int(group[rng.integers(len(group))])
         light, labels = self.stamps.cutout(index)
         table = self.stamps.table
@@ -514,10 +518,11 @@ class Composer:
         image = np.zeros((TILE, TILE, 3), np.uint8)
         canvas = Canvas(np.zeros((1, 1, 3), np.float32), 0.01, kind=COARSE, level=level)
         h, w = picture.shape[:2]
-        offset = rng.integers(0, 64, 2)
-        for y in range(-int(offset[0]) * (h < TILE), TILE, min(h, TILE)):
-            for x in range(-int(offset[1]) * (w < TILE), TILE, min(w, TILE)):
-                self._patch(canvas, image, picture, ignore, galaxies, y, x, rng)
+        # Smaller pieces than there are, so that every piece is another one; rows are shifted against each other.
+        height, width = (n if n >= TILE else max(int(0.7 * n), 5) for n in (h, w))
+        for y in range(-int(rng.integers(height)) * (h < TILE), TILE, height):
+            for x in range(-int(rng.integers(width)) * (w < TILE), TILE, width):
+                self._patch(canvas, image, picture, ignore, galaxies, y, x, (height, width), rng)
         canvas.light = stretch.invert(image.astype(np.float32) + 0.5)
         total = canvas.light @ WEIGHTS
         middle, high = np.quantile(ndimage.gaussian_filter(total[::2, ::2], 1.0), (0.4, 0.65))
@@ -546,9 +551,9 @@ class Composer:
             canvas.image = self.spoil(canvas.image, rng)
         return canvas
 
-    def _patch(self, canvas, image, picture, ignore, galaxies, y, x, rng):
+    def _patch(self, canvas, image, picture, ignore, galaxies, y, x, shape, rng):
         """Fill one cell of a mosaic with a random crop (mirrored at random)."""
-        h, w = min(picture.shape[0], TILE), min(picture.shape[1], TILE)
+        h, w = (min(n, TILE) for n in shape)
         top, left = rng.integers(0, picture.shape[0] - h + 1), rng.integers(0, picture.shape[1] - w + 1)
         flip_y, flip_x = rng.random(2) < 0.5
         step = np.s_[:: -1 if flip_y else 1, :: -1 if flip_x else 1]

@@ -234,6 +234,51 @@ def sort_neighbours(objects, segmentation, members, total, level, sigma, psf, bu
     return kinds
 
 
+def continued(own, mask, total, sigma, side):
+    """Light of the galaxy alone, fading out beyond its mask, in the mask's box and a margin.
+
+    Beyond the mask the light of the nearest part of the rim is continued with an exponential, so that neither sky nor
+    neighbours nor an edge come along. Where the galaxy is faint it is replaced by its smoothed self: added to a sky it
+    would bring its own noise.
+
+    Parameters
+    ----------
+    own : ndarray, shape (h, w, 3)
+        Light less the sky.
+    mask : ndarray of bool, shape (h, w)
+    total : ndarray, shape (h, w)
+        Smoothed summed light less the sky.
+    sigma : float
+        Noise of `total`.
+    side : int
+        Longer side of the mask, px.
+
+    Returns
+    -------
+    tuple
+        light (h', w', 3) float32 and mask (h', w').
+    """
+    smooth = ndimage.gaussian_filter(own, (1.6, 1.6, 0))
+    trust = np.clip(total / sigma / 8.0 - 0.5, 0.0, 1.0)[..., None]
+    inside = trust * own + (1.0 - trust) * smooth
+    margin = MARGIN + side // 5
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    box = np.s_[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+    pad = ((margin, margin), (margin, margin))
+    inner, mask = np.pad(inside[box], (*pad, (0, 0))), np.pad(mask[box], pad)
+    weight = ndimage.gaussian_filter(mask.astype(np.float32), 2.0)
+    level = ndimage.gaussian_filter(np.where(mask[..., None], inner, 0.0), (2.0, 2.0, 0)) / np.maximum(weight, 1e-3)[..., None]
+    distance, (y, x) = ndimage.distance_transform_edt(~mask, return_indices=True)
+    # The rim is at the threshold: a knot or a bright neighbour cut off there must not be drawn out into a ray.
+    bound = 2.0 * THRESHOLD * sigma / WEIGHTS / 3.0
+    rim = np.clip(level[y, x], 0.0, bound)
+    fade = rim * np.exp(-distance / (0.09 * side + 1.0))[..., None]
+    fade = ndimage.gaussian_filter(np.where(mask[..., None], np.minimum(level, bound), fade), (1.5, 1.5, 0))
+    border = np.minimum.reduce(np.meshgrid(*(np.minimum(np.arange(n), np.arange(n)[::-1]) for n in mask.shape), indexing="ij"))
+    fade *= np.minimum(border / 6.0, 1.0)[..., None]
+    return np.where(mask[..., None], inner, fade).astype(np.float32), mask
+
+
 def make_stamp(row):
     """Make one stamp from a row of `read_labels`.
 
@@ -273,24 +318,15 @@ def make_stamp(row):
     order = np.where(kinds == GALAXY, np.cumsum(kinds == GALAXY) % 32, 0)
     labels = np.where(mask, CENTRAL, np.where(labels == CENTRAL, SKY, labels + 8 * order[segmentation])).astype(np.uint8)
 
-    others = ndimage.binary_dilation((labels % 8 > CENTRAL), iterations=2) & ~mask
-    distance = ndimage.distance_transform_edt(~mask)
-    taper = np.exp(-((distance / 4.0) ** 2)) * ~others
-    taper = np.where(mask, 1.0, ndimage.gaussian_filter(taper, 0.7)).astype(np.float32)
-    y0, y1 = max(rows[0] - MARGIN, 0), min(rows[-1] + MARGIN + 1, mask.shape[0])
-    x0, x1 = max(columns[0] - MARGIN, 0), min(columns[-1] + MARGIN + 1, mask.shape[1])
-    window = np.s_[y0:y1, x0:x1]
-    # Added to a sky, the stamp would bring its own noise: where it is faint, take its smoothed self.
-    own = light - sky
-    smooth = ndimage.gaussian_filter(own, (1.6, 1.6, 0))
-    trust = np.clip((total - level) / sigma / 8.0 - 0.5, 0.0, 1.0)[..., None]
-    own = (trust * own + (1.0 - trust) * smooth) * taper[..., None]
+    light_in, mask_in = continued(light - sky, mask, total - level, sigma, max(h, w))
+    neighbours = ndimage.binary_dilation((labels % 8) > CENTRAL) & mask & (total - level > 5.0 * sigma)
+    rim = mask & ~ndimage.binary_erosion(mask)
     y, x = ndimage.center_of_mass(np.maximum(total - level, 0) * mask)
     r50 = half_light_radius((total - level) * mask, y, x, max(h, w))
     return {
-        "light": own[window].astype(np.float16), "mask": mask[window], "full": light.astype(np.float16), "labels": labels,
+        "light": light_in.astype(np.float16), "mask": mask_in, "full": light.astype(np.float16), "labels": labels,
         "p_spiral": row["target"], "class_weight": row["class_weight"], "side": max(h, w), "scale": scale, "r50": r50,
-        "sigma": sigma, "id": str(row["id"]), "sky": sky,
+        "sigma": sigma, "id": str(row["id"]), "sky": sky, "cut": float((neighbours & rim).sum() / max(rim.sum(), 1)),
     }
 
 
@@ -330,7 +366,7 @@ def build(split, folder, jobs=1, data=SHARED_DATA, limit=None):
     print(f"stamps {split}: {len(stamps)} of {len(rows)}; dropped: {dropped}", flush=True)
     sizes = {"light": [s["light"].shape[:2] for s in stamps], "full": [s["full"].shape[:2] for s in stamps]}
     table = {k: np.asarray([s[k] for s in stamps]) for k in
-             ("p_spiral", "class_weight", "side", "scale", "r50", "sigma", "id", "sky")}
+             ("p_spiral", "class_weight", "side", "scale", "r50", "sigma", "id", "sky", "cut")}
     for name, shapes in sizes.items():
         table[f"{name}_shape"] = np.asarray(shapes, np.int64)
         pixels = table[f"{name}_shape"].prod(axis=1)

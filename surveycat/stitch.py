@@ -1,0 +1,610 @@
+"""The seam rule: from what was found in tiles to one object per galaxy.
+
+    objects = stitch(found, grid)                               # rules 1 to 4
+    while looks := second_looks(objects, grid):                 # rule 5: which tiles to look at next
+        objects = confirm(objects, detect(looks), grid)         # rules 5 to 7, when nothing is left to look at
+
+Nothing here sees a pixel of the image, and nothing is glued together: of all the detections of a galaxy one is
+chosen.  Rule 1 (what is cut by a tile's edge) is `surveycat.detections.flag_cut`, rule 2 (levels and homes) is
+`surveycat.tiles.TileGrid`.
+
+**Match (rule 3).**  Two detections from different tiles may be the same object if their masks have IoU >= 0.5 at
+the coarser pixel size; or, both whole, if each one's centroid lies in the other's mask and their areas differ by
+less than 4 times; or, one being cut, if half of the cut one's mask lies in the other.  Two that are whole and at
+home match only if neither has a better match in the other's tile: where a tile shows two galaxies that overlap
+by more than half, they stay two, whichever tiles they are chosen from.
+
+**Choose (rule 4).**  Detections are sorted: whole before cut, home level before others, nearness to the centre
+of their tile, score, tile index.  Each one that is not yet taken becomes an object and takes its matches.  There are no
+chains: A ~ B and B ~ C never joins A with C.  The outcome depends on positions and scores alone.
+
+**Second look (rule 5).**  What is cut, or not at home on level 0, is looked at in a tile centred on it, at the
+finest level where it takes at most 3/4 of the tile, and if it is not found there, on the next coarser one (a cut
+one in turn until it is whole).  In each such tile objects and detections are paired one to one, best first; the
+detection paired with the object gives it mask, class and score.  An object whose detection there belongs to
+another object is that other object and goes.
+
+**On a larger one (rule 6).**  See `_companions`.
+"""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from surveycat.detections import Detections
+from surveycat.overlap import overlaps
+from surveycat.tiles import is_cut, parent_index
+
+#: Bits of `Objects.flags` that are set here; their names are in the catalogue's list.
+EDGE_TRUNCATED, SINGLE_LOOK, BLENDED, CAPPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+
+_SAME_IOU = 0.5
+_SAME_AREA = 4
+_SAME_CUT = 0.5
+_INSIDE = 0.7
+_READABLE = 8
+# How far the area of a small or thin mask may be off once it is given in coarse pixels.
+_SLACK = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Objects:
+    """One row per galaxy.
+
+    Parameters
+    ----------
+    detections : Detections
+        The detection that was chosen for each object, in pixels of its level.
+    n_seen, n_tiles : (N,) int32 ndarray
+        In how many tiles of its home level it was seen whole, and in how many it could have been.
+    host : (N,) int64 ndarray
+        Position of the larger object that it lies on, or -1.
+    flags : (N,) int32 ndarray
+        Bit mask, see the constants of this module.
+    look : (N,) int16 ndarray
+        Level on which it is to be looked at next, -1 when it needs no further look.
+    seen_object, seen_tile : (M,) int64 ndarray
+        Which object was seen, whole and as itself, in which tile: once each, sorted.
+    n_looks : int
+        Second looks so far, so that every tile has an index of its own.
+    """
+
+    detections: Detections
+    n_seen: np.ndarray
+    n_tiles: np.ndarray
+    host: np.ndarray
+    flags: np.ndarray
+    look: np.ndarray
+    seen_object: np.ndarray
+    seen_tile: np.ndarray
+    n_looks: int = 0
+
+    def __len__(self):
+        return len(self.detections)
+
+    def select(self, index):
+        """The objects at `index` (ints without repeats, in that order, or a bool for each).
+
+        A `host` that is not among them becomes -1.
+        """
+        index = np.arange(len(self))[index]
+        place = np.full(len(self) + 1, -1)
+        place[index] = np.arange(len(index))
+        seen_object = place[self.seen_object]
+        kept = np.flatnonzero(seen_object >= 0)
+        kept = kept[np.lexsort([self.seen_tile[kept], seen_object[kept]])]
+        return Objects(
+            detections=self.detections.select(index),
+            n_seen=self.n_seen[index],
+            n_tiles=self.n_tiles[index],
+            host=place[self.host[index]],
+            flags=self.flags[index],
+            look=self.look[index],
+            seen_object=seen_object[kept],
+            seen_tile=self.seen_tile[kept],
+            n_looks=self.n_looks,
+        )
+
+
+def stitch(found, grid):
+    """One object per galaxy, from what was found in the tiles of a grid (rules 3 and 4).
+
+    Parameters
+    ----------
+    found : Detections
+        In pixels of the image's levels, with `cut` and `centre_distance` filled in.  Those without any mask
+        pixel are left out.
+    grid : TileGrid
+        The grid whose tiles were searched.
+
+    Returns
+    -------
+    Objects
+        Sorted by position.  What needs a second look is marked in `look`; if nothing does, this is the end.
+    """
+    found = found.select(found.area > 0)
+    home = ~found.cut & (grid.home_level(_full_side(found)) == found.level)
+    i, j, iou = _matches(found)
+    allowed = ~(home[i] & home[j]) | _mutually_best(i, j, iou, found.tile)
+    i, j = i[allowed], j[allowed]
+    chosen = _walk(_rank(found, ~home), i, j)
+    seen_object, seen_tile = _sightings(found, chosen, i, j)
+    n = np.count_nonzero(chosen)
+    zeros = np.zeros(n, dtype=np.int32)
+    objects = Objects(
+        detections=found.select(chosen),
+        n_seen=zeros,
+        n_tiles=zeros,
+        host=np.full(n, -1),
+        flags=zeros,
+        look=np.full(n, -1, dtype=np.int16),
+        seen_object=seen_object,
+        seen_tile=seen_tile,
+    )
+    return _finish_if_settled(_mark_looks(_flag_capped(objects, found.capped), grid), grid)
+
+
+def second_looks(objects, grid):
+    """The tiles to be looked at next (rule 5).
+
+    Parameters
+    ----------
+    objects : Objects
+        From `stitch` or `confirm`.
+    grid : TileGrid
+        The same grid.
+
+    Returns
+    -------
+    list of Tile
+        Each centred on an object that needs it; empty when nothing is left to look at.
+    """
+    return _looks(objects, grid)[2]
+
+
+def confirm(objects, looks, grid):
+    """What the second looks say of the objects (rules 5 and 6).
+
+    To be repeated until `second_looks` has no more tiles: one that is not found at the finest level that fits
+    gets another look on the next coarser one.
+
+    Parameters
+    ----------
+    objects : Objects
+        Those for which `second_looks` gave the tiles.
+    looks : Detections
+        What was found in those tiles, in pixels of the levels, with `cut` filled in.
+    grid : TileGrid
+        The same grid.
+
+    Returns
+    -------
+    Objects
+        Sorted by position.
+    """
+    targets, look_tile, tiles = _looks(objects, grid)
+    looks = looks.select(looks.area > 0)
+    own_tile = np.full(len(objects), -1)
+    own_tile[targets] = look_tile
+    i, j, iou = _matches_between(objects.detections, looks)
+    seen_in = parent_index(looks.tile)[j]
+    own = own_tile[i] == seen_in
+    claims = _one_to_one(i, j, iou, looks.tile[j])
+    objects = _add_sightings(objects, i[claims & ~looks.cut[j]], seen_in[claims & ~looks.cut[j]])
+    whole = ~looks.cut[j]
+    accepted = _best_of(len(objects), i, j, iou, own & claims & whole)
+    grown = _best_of(len(objects), i, j, iou, own & claims & ~whole & objects.detections.cut[i])
+    unclaimed = own & ~np.isin(i, i[own & claims])
+    keep = _without_shared(objects, i[unclaimed], _claimant(i, j, claims, len(looks))[j[unclaimed]], accepted)
+    # Of two objects that claim each other's detection the one that stays still has to get its own.
+    spare = _best_of(len(objects), i, j, iou, unclaimed & whole)
+    accepted = np.where(accepted < 0, spare, accepted)
+    objects = _take_over(objects, looks, accepted, grown, grid)
+    objects = replace(_flag_capped(objects, looks.capped), n_looks=objects.n_looks + len(tiles))
+    return _finish_if_settled(objects.select(keep), grid)
+
+
+# Rule 3 -----------------------------------------------------------------------------------------------------
+
+
+def _matches(found, wanted=None):
+    """All pairs of detections that may be the same object: ``i, j, iou``."""
+    area = found.area * 4.0**found.level
+
+    def plausible(i, j, room):
+        pixel = 4.0 ** np.maximum(found.level[i], found.level[j])
+        a, b = np.maximum(area[i], pixel) / pixel, np.maximum(area[j], pixel) / pixel
+        alike = np.maximum(a, b) < _SLACK * _SAME_AREA * np.minimum(a, b)
+        piece = _SLACK * room >= _SAME_CUT * np.where(
+            found.cut[i], np.where(found.cut[j], np.minimum(a, b), a), b
+        )
+        keep = (found.tile[i] != found.tile[j]) & (alike | (piece & (found.cut[i] | found.cut[j])))
+        return keep & wanted(i, j) if wanted else keep
+
+    parts = [_same(pairs, found.cut) for pairs in overlaps(found, plausible)]
+    return _join(parts, (np.int64, np.int64, float))
+
+
+def _same(pairs, cut):
+    """Those of some `Overlaps` that fulfil rule 3."""
+    small, large = np.minimum(pairs.area_i, pairs.area_j), np.maximum(pairs.area_i, pairs.area_j)
+    cut_i, cut_j = cut[pairs.i], cut[pairs.j]
+    alike = pairs.centred & (large < _SAME_AREA * small) & ~cut_i & ~cut_j
+    piece = cut_i & (pairs.shared >= _SAME_CUT * pairs.area_i) | cut_j & (
+        pairs.shared >= _SAME_CUT * pairs.area_j
+    )
+    iou = pairs.iou
+    same = (iou >= _SAME_IOU) | alike | piece
+    return pairs.i[same], pairs.j[same], iou[same]
+
+
+def _matches_between(first, second):
+    """Pairs of one detection of `first` and one of `second` that may be the same object: ``i, j, iou``."""
+    n = len(first)
+    i, j, iou = _matches(Detections.concatenate([first, second]), lambda i, j: (i < n) != (j < n))
+    return np.minimum(i, j), np.maximum(i, j) - n, iou
+
+
+def _mutually_best(i, j, iou, tile):
+    """Whether in neither tile of a pair there is a better match for the other one."""
+    who, where = np.concatenate([i, j]), np.concatenate([tile[j], tile[i]])
+    group = _number(who, where)
+    best = np.zeros(group.max(initial=-1) + 1)
+    value = np.concatenate([iou, iou])
+    np.maximum.at(best, group, value)
+    is_best = value >= best[group]
+    return is_best[: len(i)] & is_best[len(i) :]
+
+
+# Rule 4 -----------------------------------------------------------------------------------------------------
+
+
+def _rank(found, *keys):
+    """Place of each detection in the order of rule 4, after `keys`."""
+    position = tuple(found.box.T) + tuple(found.mask_origin.T) + (found.p_spiral,)
+    order = np.lexsort((*position, found.tile, -found.score, found.centre_distance, *keys[::-1], found.cut))
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order))
+    return rank
+
+
+def _walk(rank, i, j):
+    """Which become objects when, in order of rank, each one not yet taken takes all its partners.
+
+    Parameters
+    ----------
+    rank : (N,) int64 ndarray
+        A permutation; the lowest comes first.
+    i, j : (P,) int64 ndarray
+        Partners.
+
+    Returns
+    -------
+    (N,) bool ndarray
+    """
+    first, second = np.minimum(rank[i], rank[j]), np.maximum(rank[i], rank[j])
+    taken = np.zeros(len(rank), dtype=bool)
+    while len(first):
+        # Whoever has no undecided partner of lower rank is an object: many at a time, the same as one by one.
+        waits = np.zeros(len(rank), dtype=bool)
+        waits[second] = True
+        taken[second[~waits[first]]] = True
+        undecided = waits[first] & ~taken[first] & ~taken[second]
+        first, second = first[undecided], second[undecided]
+    return ~taken[rank]
+
+
+def _sightings(found, chosen, i, j):
+    """In which tiles each chosen detection's object was seen whole: ``object, tile``."""
+    place = np.cumsum(chosen) - 1
+    itself = np.flatnonzero(chosen)
+    who, what = np.concatenate([i, j, itself]), np.concatenate([j, i, itself])
+    valid = chosen[who] & ~found.cut[what]
+    return _unique_pairs(place[who[valid]], parent_index(found.tile[what[valid]]))
+
+
+def _count_tiles(objects, grid):
+    """Fill in `n_seen` and `n_tiles`."""
+    found = objects.detections
+    home = grid.home_level(_full_side(found))
+    # Rounded outward, so that what was seen whole on the home level is never larger than this.
+    scale = 2.0 ** (found.level - home)[:, None]
+    extent = found.extent * scale
+    extent = np.concatenate([np.floor(extent[:, :2]), np.ceil(extent[:, 2:])], axis=1)
+    who, tile = objects.seen_object, objects.seen_tile
+    of_grid = tile < len(grid)
+    who, tile = who[of_grid], tile[of_grid]
+    at_home = grid.level_of(tile) == home[who]
+    who, tile = who[at_home], tile[at_home]
+    shapes = np.array([grid.level_shape(k) for k in range(grid.n_levels)])[home]
+    whole = ~is_cut(extent[who], grid.boxes(tile), shapes[who])
+    n_seen = np.bincount(who[whole], minlength=len(objects))
+    return replace(
+        objects, n_seen=n_seen.astype(np.int32), n_tiles=grid.n_tiles(extent, home).astype(np.int32)
+    )
+
+
+# Rule 5 -----------------------------------------------------------------------------------------------------
+
+
+def _mark_looks(objects, grid):
+    """Mark what needs a second look; on the top level there is nothing that its one tile has not shown."""
+    found = objects.detections
+    side = _full_side(found)
+    needed = found.cut | (found.level > 0) | (grid.home_level(side) > 0)
+    level = grid.look_level(side)
+    look = np.where(needed & (level < grid.n_levels - 1), level, -1)
+    return replace(objects, look=look.astype(np.int16))
+
+
+def _looks(objects, grid):
+    """Objects to be looked at, the index of the tile for each, and the tiles; equal tiles are made once."""
+    targets = np.flatnonzero(objects.look >= 0)
+    level = objects.look[targets]
+    found = objects.detections
+    extent = found.extent[targets] * 2.0 ** (found.level[targets] - level)[:, None]
+    centre = (extent[:, :2] + extent[:, 2:]) / 2
+    first = len(grid) + objects.n_looks
+    tiles, index = {}, []
+    for k, (y, x) in zip(level.tolist(), centre.tolist(), strict=True):
+        tile = grid.centred_tile(first + len(tiles), k, y, x)
+        index.append(tiles.setdefault((k, tile.y0, tile.x0), tile).index)
+    return targets, np.array(index, dtype=np.int64), list(tiles.values())
+
+
+def _one_to_one(i, j, iou, tile):
+    """Pair objects and detections within each tile, best first; returns which of the pairs are made."""
+    made = np.zeros(len(i), dtype=bool)
+    left = _number(i, tile)
+    edges = np.lexsort([j, i, -iou])
+    while len(edges):
+        best_left, best_right = np.zeros((2, len(edges)), dtype=bool)
+        best_left[np.unique(left[edges], return_index=True)[1]] = True
+        best_right[np.unique(j[edges], return_index=True)[1]] = True
+        new = edges[best_left & best_right]
+        made[new] = True
+        edges = edges[~np.isin(left[edges], left[new]) & ~np.isin(j[edges], j[new])]
+    return made
+
+
+def _best_of(n, i, j, iou, valid):
+    """For each of `n` objects the detection of its best valid pair, or -1."""
+    best = np.full(n, -1)
+    order = np.flatnonzero(valid)
+    order = order[np.lexsort([-j[order], iou[order]])]
+    best[i[order]] = j[order]
+    return best
+
+
+def _claimant(i, j, claims, n):
+    claimant = np.full(n, -1)
+    claimant[j[claims]] = i[claims]
+    return claimant
+
+
+def _without_shared(objects, i, other, accepted):
+    """Which objects stay, when object i[p] and object other[p] were shown as one."""
+    unsure = (accepted < 0) & (objects.look >= 0)
+    return _walk(_rank(objects.detections, unsure), i, other)
+
+
+def _take_over(objects, looks, accepted, grown, grid):
+    """Give objects what their look shows of them, and mark which are to be looked at again."""
+    found = objects.detections
+    better = np.where(accepted >= 0, accepted, grown)
+    source = np.where(better >= 0, len(objects) + better, np.arange(len(objects)))
+    new = Detections.concatenate([found, looks]).select(source).replace(capped=found.capped)
+    open_ = (objects.look >= 0) & (accepted < 0)
+    finest = grid.look_level(_full_side(new))
+    again = np.maximum(objects.look + 1, finest)
+    # A whole one gets one more chance on the next level, a cut one goes on to where it is whole.
+    more = open_ & (new.cut | (objects.look == finest)) & (again < grid.n_levels - 1)
+    single = open_ & ~more & ~new.cut
+    return replace(
+        objects,
+        detections=new,
+        look=np.where(more, again, -1).astype(np.int16),
+        flags=objects.flags | np.where(single, SINGLE_LOOK, 0).astype(np.int32),
+    )
+
+
+def _add_sightings(objects, i, tile):
+    seen = _unique_pairs(np.concatenate([objects.seen_object, i]), np.concatenate([objects.seen_tile, tile]))
+    return replace(objects, seen_object=seen[0], seen_tile=seen[1])
+
+
+# The end ----------------------------------------------------------------------------------------------------
+
+
+def _finish_if_settled(objects, grid):
+    """Rules 3 and 4 once more, and rule 6, when nothing is left to be looked at."""
+    if not np.any(objects.look >= 0):
+        objects = objects.select(~objects.detections.cut)
+        objects = _merge_looked(objects, grid)
+        objects = _count_tiles(objects, grid)
+        objects = _companions(_without_blends(objects, grid), grid)
+        objects = _flag_edges(objects, grid)
+    return objects.select(_by_position(objects.detections))
+
+
+def _merge_looked(objects, grid):
+    """Join objects that second looks have shown to be the same, never two that one tile has shown apart.
+
+    Where both were looked at again only the looks count: two pieces of a galaxy in one tile of the grid turn out
+    to be the same.
+    """
+    found = objects.detections
+    looked = parent_index(found.tile) >= len(grid)
+    i, j, _ = _matches(found, lambda i, j: looked[i] | looked[j])
+    who, tile = objects.seen_object, objects.seen_tile
+    in_look = tile >= len(grid)
+    apart = np.where(
+        looked[i] & looked[j],
+        _seen_together(i, j, who[in_look], tile[in_look]),
+        _seen_together(i, j, who, tile),
+    )
+    rank = _rank(found, (objects.flags & SINGLE_LOOK) > 0, ~looked)
+    return objects.select(_walk(rank, i[~apart], j[~apart]))
+
+
+def _seen_together(i, j, seen_object, seen_tile):
+    """Whether objects i[p] and j[p] were seen in one and the same tile, given sorted sightings."""
+    first = np.searchsorted(seen_object, i)
+    count = np.searchsorted(seen_object, i, side="right") - first
+    pair = np.repeat(np.arange(len(i)), count)
+    tile = seen_tile[
+        np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
+    ]
+    hit = _is_in(j[pair], tile, seen_object, seen_tile)
+    return np.bincount(pair[hit], minlength=len(i)) > 0
+
+
+def _without_blends(objects, grid):
+    """Drop what no second look has confirmed if finer objects lie in it: it was a blend of them."""
+    home = grid.home_level(_full_side(objects.detections))
+    single = (objects.flags & SINGLE_LOOK) > 0
+    inner, outer = _inside(
+        objects.detections, lambda inner, outer: single[outer] & (home[inner] < home[outer])
+    )
+    blend = np.zeros(len(objects), dtype=bool)
+    blend[outer] = True
+    return objects.select(~blend)
+
+
+def _companions(objects, grid):
+    """Tell companions of larger objects from knots in them (rule 6).
+
+    An object with 0.7 of its mask in one that is at home on a coarser level is a companion or a knot of it (of the
+    smallest, if there are several).  If the larger one's last look shows it too, it stays.  If it would be
+    under 8 px there, it stays outside the ellipse that holds half of the larger mask; inside, it stays only if
+    it was seen in every tile of its home level that could show it, and on the coarsest level where it measures
+    8 px.  Else it goes.
+    """
+    found = objects.detections
+    side = _full_side(found)
+    home = grid.home_level(side)
+    inner, outer = _inside(found, lambda inner, outer: home[inner] < home[outer])
+    shown = _is_in(inner, parent_index(found.tile)[outer], objects.seen_object, objects.seen_tile)
+    tiny = side[inner] < _READABLE * 2.0 ** found.level[outer]
+    steady = _seen_throughout(objects, side, grid)[inner] | ~_in_half_ellipse(found, inner, outer)
+    good = shown | (tiny & steady)
+    area = found.area * 4.0**found.level
+    host, stays = np.full(len(objects), -1), np.ones(len(objects), dtype=bool)
+    # From large to small, so that a knot of a knot is left to the galaxy behind both.
+    for level in range(grid.n_levels - 2, -1, -1):
+        pairs = np.flatnonzero((home[inner] == level) & stays[outer])
+        pairs = pairs[np.lexsort([-outer[pairs], -area[outer[pairs]]])]
+        host[inner[pairs]] = outer[pairs]
+        verdict = np.ones(len(objects), dtype=bool)
+        verdict[inner[pairs]] = good[pairs]
+        stays &= verdict
+    flags = objects.flags | np.where(host >= 0, BLENDED, 0).astype(np.int32)
+    return replace(objects, host=host, flags=flags).select(stays)
+
+
+def _seen_throughout(objects, side, grid):
+    """Seen in all tiles of the home level, and on the coarsest level where the object measures 8 px."""
+    level = np.clip(np.floor(np.log2(np.maximum(side / _READABLE, 1))), 0, grid.n_levels - 1)
+    of_grid = objects.seen_tile < len(grid)
+    who, tile = objects.seen_object[of_grid], objects.seen_tile[of_grid]
+    on_level = np.zeros(len(objects), dtype=bool)
+    on_level[who[grid.level_of(tile) == level[who]]] = True
+    return on_level & (objects.n_seen == objects.n_tiles)
+
+
+def _in_half_ellipse(found, inner, outer):
+    """Whether the middle of each inner one lies in the ellipse that holds half of the outer mask.
+
+    A uniform ellipse with the mask's second moments ends at a Mahalanobis distance of 2; the concentric one of
+    half its area ends at the square root of 2.
+    """
+    hosts, place = np.unique(outer, return_inverse=True)
+    centre, covariance = _moments(found, hosts)
+    middle = (found.extent[inner, :2] + found.extent[inner, 2:]) / 2 * 2.0 ** found.level[inner][:, None]
+    away = (middle - centre[place])[:, :, None]
+    return (away * np.linalg.solve(covariance[place], away)).sum(axis=(1, 2)) < 2
+
+
+def _moments(found, index):
+    """Centres and covariances of masks, in edge coordinates and pixels of level 0."""
+    centre, covariance = np.zeros((len(index), 2)), np.zeros((len(index), 2, 2))
+    for row, i in enumerate(index):
+        scale = 2.0 ** found.level[i]
+        _, y, x = found.pixels([i])
+        points = (np.stack([y, x]) + 0.5) * scale
+        centre[row] = points.mean(axis=1)
+        # The variance within a pixel keeps that of a line from being singular.
+        covariance[row] = np.cov(points, bias=True) + np.eye(2) * scale**2 / 12
+    return centre, covariance
+
+
+def _inside(found, wanted):
+    """Pairs ``inner, outer`` with 0.7 of the inner mask in the outer one, of those wanted."""
+    area = found.area * 4.0**found.level
+
+    def plausible(i, j, room):
+        pixel = 4.0 ** np.maximum(found.level[i], found.level[j])
+        inner = np.where(wanted(i, j), area[i], area[j]) / pixel
+        return (wanted(i, j) | wanted(j, i)) & (_SLACK * np.maximum(room, 1) >= _INSIDE * inner)
+
+    parts = []
+    for pairs in overlaps(found, plausible):
+        swap = ~wanted(pairs.i, pairs.j)
+        inner, outer = np.where(swap, pairs.j, pairs.i), np.where(swap, pairs.i, pairs.j)
+        within = pairs.shared >= _INSIDE * np.where(swap, pairs.area_j, pairs.area_i)
+        parts.append((inner[within], outer[within]))
+    return _join(parts, (np.int64, np.int64))
+
+
+def _flag_edges(objects, grid):
+    found = objects.detections
+    shapes = np.array([grid.level_shape(k) for k in range(grid.n_levels)])[found.level]
+    mask_box = found.mask_box
+    at_edge = ((mask_box[:, :2] <= 0) | (mask_box[:, 2:] >= shapes)).any(axis=1)
+    return replace(objects, flags=objects.flags | np.where(at_edge, EDGE_TRUNCATED, 0).astype(np.int32))
+
+
+def _flag_capped(objects, capped):
+    hit = np.zeros(len(objects), dtype=bool)
+    hit[objects.seen_object[np.isin(objects.seen_tile, parent_index(capped))]] = True
+    return replace(objects, flags=objects.flags | np.where(hit, CAPPED, 0).astype(np.int32))
+
+
+# Small tools ------------------------------------------------------------------------------------------------
+
+
+def _full_side(found):
+    """Larger side in pixels of level 0."""
+    return found.side * 2.0**found.level
+
+
+def _by_position(found):
+    centre = (found.extent[:, :2] + found.extent[:, 2:]) / 2 * 2.0 ** found.level[:, None]
+    return np.lexsort([found.p_spiral, found.score, found.tile, *found.extent.T, centre[:, 1], centre[:, 0]])
+
+
+def _number(a, b):
+    """A number for each distinct pair ``a[p], b[p]``, from 0 on."""
+    _, b = np.unique(b, return_inverse=True)
+    return np.unique(a * (b.max(initial=0) + 1) + b, return_inverse=True)[1]
+
+
+def _unique_pairs(a, b):
+    """Distinct pairs ``a[p], b[p]``, sorted."""
+    order = np.lexsort([b, a])
+    a, b = a[order], b[order]
+    first = np.ones(len(a), dtype=bool)
+    first[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+    return a[first], b[first]
+
+
+def _is_in(a, b, sorted_a, sorted_b):
+    """Whether each pair ``a[p], b[p]`` is among the given distinct pairs."""
+    width = max(b.max(initial=0), sorted_b.max(initial=0)) + 1
+    return np.isin(a * width + b, sorted_a * width + sorted_b)
+
+
+def _join(parts, dtypes):
+    if not parts:
+        return tuple(np.empty(0, dtype) for dtype in dtypes)
+    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))

@@ -1,0 +1,139 @@
+"""Training scenes: what is labelled is where it is drawn, and nothing of the test sky gets in."""
+
+import numpy as np
+import pytest
+
+from training import scenes, sky, stamps
+from training.stretch import FRAME_IRG, Stretch
+
+
+@pytest.mark.parametrize("stretch", [FRAME_IRG, Stretch("lupton", (1.0, 1.0, 1.0), 8.0, 5.0)])
+def test_stretch_comes_back(stretch):
+    """Light that is neither clipped nor burnt out survives rendering and inverting: else scenes change colour."""
+    rng = np.random.default_rng(1)
+    light = rng.uniform(0.5, 0.8, (32, 32, 3)).astype(np.float32) / np.asarray(stretch.scales, np.float32) / 4.0
+    picture = stretch.render(light)
+    back = stretch.invert(picture)
+    step = 1.5 / np.maximum(picture, 1)
+    assert np.all(np.abs(back / light - 1.0) < 2.5 * step + 0.02)
+
+
+def test_lupton_is_astropys():
+    """Our Lupton stretch is the one users have, to a count."""
+    visualization = pytest.importorskip("astropy.visualization")
+    rng = np.random.default_rng(2)
+    light = rng.uniform(0.0, 3.0, (16, 16, 3)).astype(np.float32)
+    theirs = visualization.make_lupton_rgb(light[..., 0], light[..., 1], light[..., 2], Q=8, stretch=5)
+    ours = Stretch("lupton", (1.0, 1.0, 1.0), 8.0, 5.0).render(light)
+    assert np.abs(ours.astype(int) - theirs.astype(int)).max() <= 1
+
+
+def test_faint_slope_is_the_pictures():
+    """`slope` says how many counts faint light gives; masks are cut off by it."""
+    light = np.full((1, 3), 0.005, np.float32)
+    for stretch in (FRAME_IRG, Stretch("lupton", (1.0, 1.0, 1.0), 10.0, 0.5)):
+        counts = stretch.render(light).astype(float).sum()
+        assert counts == pytest.approx(stretch.slope * (light @ stamps.WEIGHTS)[0], rel=0.25, abs=2.0)
+
+
+def galaxy_item(y0, x0, size=30, brightness=1.0, positive=True):
+    """A round galaxy as an item of a scene."""
+    yy, xx = np.mgrid[:size, :size] - (size - 1) / 2.0
+    mask = np.hypot(yy, xx) < size / 2.0
+    return scenes.Item(y0, x0, mask, brightness * mask.astype(np.float32), 0.9, 1.0, positive, 7)
+
+
+def canvas_of(*items):
+    """A canvas with these items and a black picture."""
+    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.02, list(items))
+    canvas.image = np.zeros((scenes.TILE, scenes.TILE, 3), np.uint8)
+    return canvas
+
+
+def test_box_and_mask_of_a_cut_galaxy():
+    """The box is the visible mask's, half-open, and `visible` the part of the galaxy inside the tile."""
+    scene = scenes.finish(canvas_of(galaxy_item(-10, 100)))
+    (box, mask56, p_spiral, _, area, visible, source), = scene["rows"]
+    assert box == (0, 100, 20, 130)
+    assert (p_spiral, source) == (0.9, 7)
+    whole = galaxy_item(0, 0).mask
+    assert area == whole[10:].sum()
+    assert visible == pytest.approx(whole[10:].sum() / whole.sum())
+    assert mask56.mean() / 255.0 == pytest.approx(whole[10:].mean(), abs=0.02)
+
+
+def test_sliver_is_ignored_not_taught():
+    """A galaxy of which less than 15 % is inside is neither an object nor background."""
+    scene = scenes.finish(canvas_of(galaxy_item(-27, 50)))
+    assert scene["rows"] == []
+    assert scene["ignore"][:3, 60:70].all()
+
+
+def test_hidden_galaxy_is_ignored_and_positives_are_not():
+    """A galaxy under a much brighter one is left out; ignored pixels never lie on a positive."""
+    scene = scenes.finish(canvas_of(galaxy_item(100, 100, 60, 10.0), galaxy_item(115, 115, 20, 0.1)))
+    assert len(scene["rows"]) == 1
+    assert not scene["ignore"][110:150, 110:150].any()
+
+
+def test_shard_layout(tmp_path):
+    """The loader's contract: columns of equal length, ignore packed along x."""
+    made = [scenes.finish(canvas_of(galaxy_item(10, 10), galaxy_item(100, 60))), scenes.finish(canvas_of()),
+            scenes.finish(canvas_of(galaxy_item(50, 50, positive=False)))]
+    path = tmp_path / "scenes_train_1_0000.npz"
+    scenes.write_shard(made, path)
+    with np.load(path) as shard:
+        assert shard["count"].tolist() == [2, 0, 0]
+        assert {shard[k].shape[0] for k in ("box", "mask56", "p_spiral", "class_weight", "area", "visible", "source")} == {2}
+        assert shard["ignore"].shape == (3, 256, 32)
+        assert np.unpackbits(shard["ignore"][2], axis=-1).astype(bool)[64, 64]
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_test_sky_is_never_read():
+    """No source of sky is one of the test fields, and each split keeps to its rows and columns."""
+    for source in sky.SOURCES:
+        assert "351.65" not in source.folder and "hudf" not in source.folder
+        for split in ("train", "val"):
+            for y0, x0, y1, x1 in sky.regions(source, split):
+                assert y1 <= 700 or source.name == "run1045"
+                assert (x1 <= sky.VALIDATION_X) if split == "train" else (x0 >= sky.VALIDATION_X)
+        assert all(y0 >= 744 for y0, *_ in sky.regions(source, "test"))
+
+
+def test_splits_share_no_galaxy(shared_data):
+    """Labels of each split name different galaxies, and p_spiral follows the votes."""
+    frame = stamps.read_labels(shared_data)
+    ids = {s: set(frame.loc[frame["split"] == s, "id"]) for s in ("train", "val", "test")}
+    assert not ids["train"] & ids["test"] and not ids["train"] & ids["val"]
+    voted = frame["p_smooth"].notna() & (frame["p_smooth"] + frame["p_features"] > 0.2)
+    assert ((frame["target"] > 0.5) == (frame["p_features"] > frame["p_smooth"]))[voted].all()
+
+
+def test_stamp_of_a_real_galaxy(shared_data):
+    """Stamps are at native scale or coarser, centred, and end in darkness: no box of sky is added to a scene."""
+    frame = stamps.read_labels(shared_data)
+    rows = frame[(frame["split"] == "val") & frame["pixel_scale_arcsec"].between(0.15, 0.3)].head(12).to_dict("records")
+    made = [m for m in map(stamps.make_stamp, rows) if not isinstance(m, str)]
+    assert len(made) >= 8
+    for stamp in made:
+        light = stamp["light"].astype(np.float32) @ stamps.WEIGHTS
+        edge = np.concatenate([light[0], light[-1], light[:, 0], light[:, -1]])
+        assert np.abs(edge).max() < 0.01
+        assert light[stamp["mask"]].sum() > 0.75 * light.sum()
+        assert stamp["scale"] > 0.99 * stamps.NATIVE_SCALE
+
+
+def test_scenes_are_reproducible(shared_data, tmp_path):
+    """The same seed gives the same scene, another one another."""
+    stamps.build("val", tmp_path / "stamps", data=shared_data, limit=60)
+    sky.build("val", tmp_path / "sky", data=shared_data)
+    composer = scenes.Composer("val", tmp_path)
+    composer.build_pools(1)
+    make = [composer.native, composer.cutout, composer.coarse]
+    for kind in make:
+        one, two, other = (scenes.finish(kind(np.random.default_rng(s))) for s in (3, 3, 4))
+        assert np.array_equal(one["image"], two["image"]) and not np.array_equal(one["image"], other["image"])
+        assert len(one["rows"]) == len(two["rows"])
+        for box, *_ in one["rows"]:
+            assert 0 <= box[0] < box[2] <= 256 and 0 <= box[1] < box[3] <= 256

@@ -30,9 +30,7 @@ SHAPE = 1000, 1000
 RA, DEC = 351.65, 0.10
 FRAME = "fpC-004192-{band}4-0300.fit.gz"
 BANDS = "irg"  # shown as red, green, blue
-SCALES = 0.4 * np.array(
-    [5.0, 6.5, 9.0]
-)  # brightness per nanomaggy in i, r and g, as in SDSS's frame-irg pictures
+SCALES = 0.4 * np.array([5.0, 6.5, 9.0])  # brightness per nanomaggy in i, r and g, as in SDSS's frame-irg pictures
 NONLINEARITY = 2.25
 SATURATION = 30.0  # nanomaggies per pixel
 BLEEDING = 6  # pixels around saturated ones whose values are not trusted either

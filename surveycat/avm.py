@@ -114,9 +114,7 @@ def _shrink(tags, shape):
     size = np.array(_numbers(tags, "ReferenceDimension", 2))
     shrink = size / (width, height)
     if (shrink <= 0).any() or abs(shrink[0] * height - size[1]) > max(2 * shrink[0], 0.01 * size[1]):
-        raise ValueError(
-            f"they are for {size[0]:g} x {size[1]:g} pixels, not the shape of this picture: cropped?"
-        )
+        raise ValueError(f"they are for {size[0]:g} x {size[1]:g} pixels, not the shape of this picture: cropped?")
     return shrink
 
 

@@ -334,9 +334,7 @@ def lists(rows):
 def _text(values):
     """Bring a column of text to numpy's unicode type, from bytes too; masked entries are empty."""
     values = values.filled("") if hasattr(values, "filled") else values
-    return np.asarray(
-        [v.decode() if isinstance(v, bytes) else str(v) for v in np.asarray(values).tolist()], dtype="U"
-    )
+    return np.asarray([v.decode() if isinstance(v, bytes) else str(v) for v in np.asarray(values).tolist()], dtype="U")
 
 
 def _stored(column, values):
@@ -358,9 +356,7 @@ def _plain(table):
         column = _expand(name)
         if column is None:
             extra = table[name]
-            plain[name] = AstropyColumn(
-                _values(extra), unit=extra.info.unit, description=extra.info.description
-            )
+            plain[name] = AstropyColumn(_values(extra), unit=extra.info.unit, description=extra.info.description)
             plain[name].info.meta = dict(extra.info.meta or {})
             continue
         plain[name] = AstropyColumn(
@@ -436,9 +432,7 @@ def check_output(path, overwrite=False, known=None):
     path = Path(path)
     known = list(FORMATS if known is None else known)
     if path.suffix.lower() not in known:
-        raise OutputError(
-            f"cannot write {path}: unknown suffix {path.suffix!r}; use one of {' '.join(known)}"
-        )
+        raise OutputError(f"cannot write {path}: unknown suffix {path.suffix!r}; use one of {' '.join(known)}")
     if path.is_dir():
         raise OutputError(f"cannot write {path}: it is a folder; name a file in it")
     if not path.parent.is_dir():
@@ -448,9 +442,7 @@ def check_output(path, overwrite=False, known=None):
     try:
         tempfile.TemporaryFile(dir=path.parent).close()
     except OSError as error:
-        raise OutputError(
-            f"cannot write into {path.parent}: {error.strerror}; choose another folder"
-        ) from error
+        raise OutputError(f"cannot write into {path.parent}: {error.strerror}; choose another folder") from error
     return path
 
 
@@ -483,9 +475,7 @@ def atomic_write(path, save):
         os.chmod(partial, 0o666 & ~_umask())
         os.replace(partial, path)
     except OSError as error:
-        raise OutputError(
-            f"cannot write {path}: {error.strerror or error}; free space or choose another"
-        ) from error
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; free space or choose another") from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
@@ -552,9 +542,7 @@ def read(path):
     """
     path = Path(path)
     if path.suffix.lower() not in FORMATS:
-        raise SurveycatError(
-            f"cannot read {path}: unknown suffix {path.suffix!r}; known are {' '.join(FORMATS)}"
-        )
+        raise SurveycatError(f"cannot read {path}: unknown suffix {path.suffix!r}; known are {' '.join(FORMATS)}")
     if not path.is_file():
         raise SurveycatError(f"cannot read {path}: there is no such file")
     _, load = FORMATS[path.suffix.lower()]
@@ -562,9 +550,7 @@ def read(path):
         table = load(path)
     except Exception as error:  # each format's reader has its own kinds; all mean the same to the user
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise SurveycatError(
-            f"cannot read {path} as a {path.suffix} table: {reason}; is it complete?"
-        ) from error
+        raise SurveycatError(f"cannot read {path} as a {path.suffix} table: {reason}; is it complete?") from error
     return conform(table)
 
 
@@ -615,9 +601,7 @@ def _write_fits(table, path):
     from astropy.io import fits
 
     columns = [
-        fits.Column(
-            name=name, format=_fits_format(table[name]), unit=_fits_unit(table[name]), array=table[name]
-        )
+        fits.Column(name=name, format=_fits_format(table[name]), unit=_fits_unit(table[name]), array=table[name])
         for name in table.colnames
     ]
     hdu = fits.BinTableHDU.from_columns(columns, nrows=len(table), name="CATALOG")

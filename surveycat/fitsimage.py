@@ -75,9 +75,7 @@ def read_fits(path, extension, scratch, name=None):
             index, notes = _choose(name, hdus, extension)
             raster = _open_hdu(name, path, hdus, index, scratch)
     except fits.VerifyError as error:
-        raise ImageError(
-            f"{name} has a FITS header that cannot be read ({one_line(error)}): mend it"
-        ) from error
+        raise ImageError(f"{name} has a FITS header that cannot be read ({one_line(error)}): mend it") from error
     if path.stat().st_size % 2880:
         notes = (*notes, "the FITS file is not padded to whole blocks, but all of the image is there")
     return replace(raster, fits=True, notes=(*notes, *raster.notes))
@@ -110,17 +108,13 @@ def _choose(name, hdus, extension):
     if extension is not None:
         return _named(name, hdus, extension, usable), ()
     if not usable:
-        raise ImageError(
-            f"{name} has no image with 2 axes or 3 planes, only {_contents(hdus)}: give another file"
-        )
+        raise ImageError(f"{name} has no image with 2 axes or 3 planes, only {_contents(hdus)}: give another file")
     on_sky = [index for index in usable if has_position(hdus[index].header)]
     index = (on_sky or usable)[0]
     if len(usable) == 1:
         return index, ()
     label = _label(index, hdus[index])
-    return index, (
-        f"{label} of {len(usable)} images in the file is searched; [N] after the name takes another",
-    )
+    return index, (f"{label} of {len(usable)} images in the file is searched; [N] after the name takes another",)
 
 
 def _named(name, hdus, extension, usable):
@@ -131,13 +125,9 @@ def _named(name, hdus, extension, usable):
     try:
         index = hdus.index_of(key)
     except KeyError as error:
-        raise ImageError(
-            f"{name} has no extension [{extension}], only {_contents(hdus)}: name one of these"
-        ) from error
+        raise ImageError(f"{name} has no extension [{extension}], only {_contents(hdus)}: name one of these") from error
     if index not in usable:
-        raise ImageError(
-            f"{name}[{extension}] is not an image with 2 axes or 3 planes; the file has {_contents(hdus)}"
-        )
+        raise ImageError(f"{name}[{extension}] is not an image with 2 axes or 3 planes; the file has {_contents(hdus)}")
     return index
 
 
@@ -195,9 +185,7 @@ def _mapped(name, path, hdu, shape):
     there = max(path.stat().st_size - start, 0)
     needed = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     if there < needed:
-        raise ImageError(
-            f"{name} is truncated: {there} of {needed} bytes of its image are there; fetch it again"
-        )
+        raise ImageError(f"{name} is truncated: {there} of {needed} bytes of its image are there; fetch it again")
     return np.memmap(path, dtype, "r", start, shape)
 
 

@@ -142,9 +142,7 @@ class Image:
         self._source, self._raster, self._scratch, self._owner = source, raster, scratch, True
         self._stretch, self._sky = stretch_for(raster)
         if self._sky is None:
-            raise ImageError(
-                f"{self.name} has no data: all pixels are NaN, infinite or BLANK; give another image"
-            )
+            raise ImageError(f"{self.name} has no data: all pixels are NaN, infinite or BLANK; give another image")
         self.shape, self.offset = raster.shape, (0, 0)
         self.wcs, self.wcs_source, self.pixel_scale = placement.wcs, placement.source, placement.pixel_scale
         self.notes = [*raster.notes, *placement.notes]
@@ -346,9 +344,7 @@ class Image:
         """A level above 0 in steps of 1/256 of a count: uint16, shape (h, w, 3)."""
         if level not in self._levels:
             shape, name = (*self.level_shape(level), 3), f"{self._scratch_key}-level{level}"
-            self._levels[level] = self._scratch.array(
-                name, shape, np.uint16, lambda: self._average(level - 1)
-            )
+            self._levels[level] = self._scratch.array(name, shape, np.uint16, lambda: self._average(level - 1))
         return self._levels[level]
 
     def _average(self, level):

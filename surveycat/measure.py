@@ -67,8 +67,7 @@ def measure(objects, image, point_sources=None):
 
     found = objects.detections
     prints = [
-        Footprint.from_mask(found.mask(i), found.mask_origin[i], found.level[i], image.shape)
-        for i in range(len(found))
+        Footprint.from_mask(found.mask(i), found.mask_origin[i], found.level[i], image.shape) for i in range(len(found))
     ]
     kept = np.array([i for i, footprint in enumerate(prints) if footprint is not None], dtype=int)
     prints = [prints[i] for i in kept]
@@ -280,9 +279,7 @@ def _light(image, footprint):
         "radius": half_light_radius(weights, x, y) * block,
         "core": core,
         "core_radius": core_radius,
-        "flux": {
-            band: float(values.sum(where=mask, dtype=float)) * block**2 for band, values in light.items()
-        },
+        "flux": {band: float(values.sum(where=mask, dtype=float)) * block**2 for band, values in light.items()},
     }
 
 
@@ -745,9 +742,7 @@ def _thin_out(cores):
     """
     octave = np.floor(2 * np.log2(cores[:, 0])).astype(int)
     groups = [cores[octave == which] for which in np.unique(octave)]
-    return np.concatenate(
-        [group[:: -(-len(group) * len(groups) // MAX_STARS)] for group in groups] or [cores]
-    )
+    return np.concatenate([group[:: -(-len(group) * len(groups) // MAX_STARS)] for group in groups] or [cores])
 
 
 def _windows(shape):

@@ -76,9 +76,7 @@ def _check(path, image):
         raise ImageError(f"{path} has {width} x {height} pixels, at most {MAX_PIXELS} can be read: use FITS")
     bits = _bits(path, image)
     if bits > 8:
-        raise ImageError(
-            f"{path} has {bits} bits per channel, 8 are needed: stretch it to 8-bit RGB, or give the FITS"
-        )
+        raise ImageError(f"{path} has {bits} bits per channel, 8 are needed: stretch it to 8-bit RGB, or give the FITS")
     if image.mode != "RGB":
         channels = len(image.getbands())
         kind = f"{channels} channel{'s' * (channels > 1)} ({MODES.get(image.mode, image.mode)})"

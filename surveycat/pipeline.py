@@ -187,9 +187,7 @@ def _check_options(images, position, min_score):
     if not 0 <= min_score <= 1:
         raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
     if len(images) > 1 and any(position[name] is not None for name in ("ra", "dec", "wcs")):
-        raise OptionError(
-            f"one sky position for {len(images)} images; run them one by one, or give each its own WCS"
-        )
+        raise OptionError(f"one sky position for {len(images)} images; run them one by one, or give each its own WCS")
 
 
 def _check_outputs(images, out, preview, overwrite):

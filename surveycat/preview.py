@@ -163,9 +163,7 @@ def _draw_scale_bar(picture, pixel_scale, scale):
     unit = scale if pixel_scale is None else scale / pixel_scale
     length, label = _round_length(picture.width / 5 / unit, in_pixels=pixel_scale is None)
     width, y = length * unit, picture.height - 16
-    _darken(
-        picture, (0, y - 28, int(max(width, _font(LABEL_SIZE + 3).getlength(label))) + 28, picture.height)
-    )
+    _darken(picture, (0, y - 28, int(max(width, _font(LABEL_SIZE + 3).getlength(label))) + 28, picture.height))
     draw = ImageDraw.Draw(picture)
     draw.line([(12, y), (12 + width, y)], fill=WHITE, width=2)
     for x in (12, 12 + width):

@@ -89,9 +89,7 @@ def open_raster(path, scratch):
     except MemoryError as error:
         raise ImageError(f"{path} does not fit into memory: cut it up, or give it as FITS") from error
     except READ_ERRORS as error:
-        raise ImageError(
-            f"{path} is a damaged or truncated {kind} file ({one_line(error)}): fetch it again"
-        ) from error
+        raise ImageError(f"{path} is a damaged or truncated {kind} file ({one_line(error)}): fetch it again") from error
 
 
 def split_extension(path):
@@ -131,9 +129,7 @@ def _head(path):
     except FileNotFoundError as error:
         raise ImageError(f"{path} does not exist: check the name and the folder") from error
     except (OSError, ValueError) as error:
-        raise ImageError(
-            f"{path} cannot be opened ({one_line(error)}): check its name and permissions"
-        ) from error
+        raise ImageError(f"{path} cannot be opened ({one_line(error)}): check its name and permissions") from error
     if not head:
         raise ImageError(f"{path} is empty (0 bytes): fetch it again")
     return head

@@ -96,9 +96,7 @@ def locate(raster, path=None, wcs=None, ra=None, dec=None, pixel_scale=None, rot
     notes += _disagreements(source, found, raster.shape)
     scale = pixel_scale_of(found[source], raster.shape)
     if pixel_scale is not None and abs(pixel_scale / scale - 1) > 0.01:
-        notes.append(
-            f"--pixel-scale {pixel_scale:g} is not used: the position ({source}) says {scale:.4g} arcsec"
-        )
+        notes.append(f"--pixel-scale {pixel_scale:g} is not used: the position ({source}) says {scale:.4g} arcsec")
     return Placement(found[source], source, scale, tuple(notes))
 
 
@@ -115,9 +113,7 @@ def _check_values(ra, dec, pixel_scale, rotation):
             f"--pixel-scale {pixel_scale} is not a pixel's size: give arcsec above 0 (SDSS: {SDSS_SCALE})"
         )
     if not math.isfinite(rotation):
-        raise PositionError(
-            f"--rotation {rotation} is not an angle: give degrees from up to north, 0 for north up"
-        )
+        raise PositionError(f"--rotation {rotation} is not an angle: give degrees from up to north, 0 for north up")
     if rotation and ra is None:
         raise PositionError(f"--rotation {rotation} is given without --ra and --dec: give these too")
 
@@ -143,13 +139,9 @@ def _given_wcs(wcs, shape, notes):
         name = f"--wcs {wcs}"
         wcs, size, wcs_notes = load_wcs(wcs)
     if wcs.naxis != 2 or not wcs.has_celestial:
-        raise PositionError(
-            f"{name} has no celestial coordinates on its {wcs.naxis} axes: give RA and Dec on two"
-        )
+        raise PositionError(f"{name} has no celestial coordinates on its {wcs.naxis} axes: give RA and Dec on two")
     if not is_usable(wcs, shape):
-        raise PositionError(
-            f"{name} puts this image of {shape[1]} x {shape[0]} pixels outside the sky: is it its own?"
-        )
+        raise PositionError(f"{name} puts this image of {shape[1]} x {shape[0]} pixels outside the sky: is it its own?")
     notes += [f"{name}: {note}" for note in wcs_notes + _size_notes(size, shape)]
     return wcs
 

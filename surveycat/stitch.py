@@ -215,9 +215,7 @@ def _matches(found, wanted=None):
         pixel = 4.0 ** np.maximum(found.level[i], found.level[j])
         a, b = np.maximum(area[i], pixel) / pixel, np.maximum(area[j], pixel) / pixel
         alike = np.maximum(a, b) < _SLACK * _SAME_AREA * np.minimum(a, b)
-        piece = _SLACK * room >= _SAME_CUT * np.where(
-            found.cut[i], np.where(found.cut[j], np.minimum(a, b), a), b
-        )
+        piece = _SLACK * room >= _SAME_CUT * np.where(found.cut[i], np.where(found.cut[j], np.minimum(a, b), a), b)
         keep = (found.tile[i] != found.tile[j]) & (alike | (piece & (found.cut[i] | found.cut[j])))
         return keep & wanted(i, j) if wanted else keep
 
@@ -230,9 +228,7 @@ def _same(pairs, cut):
     small, large = np.minimum(pairs.area_i, pairs.area_j), np.maximum(pairs.area_i, pairs.area_j)
     cut_i, cut_j = cut[pairs.i], cut[pairs.j]
     alike = pairs.centred & (large < _SAME_AREA * small) & ~cut_i & ~cut_j
-    piece = cut_i & (pairs.shared >= _SAME_CUT * pairs.area_i) | cut_j & (
-        pairs.shared >= _SAME_CUT * pairs.area_j
-    )
+    piece = cut_i & (pairs.shared >= _SAME_CUT * pairs.area_i) | cut_j & (pairs.shared >= _SAME_CUT * pairs.area_j)
     iou = pairs.iou
     same = (iou >= _SAME_IOU) | alike | piece
     return pairs.i[same], pairs.j[same], iou[same]
@@ -319,9 +315,7 @@ def _count_tiles(objects, grid):
     shapes = np.array([grid.level_shape(k) for k in range(grid.n_levels)])[home]
     whole = ~is_cut(extent[who], grid.boxes(tile), shapes[who])
     n_seen = np.bincount(who[whole], minlength=len(objects))
-    return replace(
-        objects, n_seen=n_seen.astype(np.int32), n_tiles=grid.n_tiles(extent, home).astype(np.int32)
-    )
+    return replace(objects, n_seen=n_seen.astype(np.int32), n_tiles=grid.n_tiles(extent, home).astype(np.int32))
 
 
 # Rule 5 -----------------------------------------------------------------------------------------------------
@@ -452,9 +446,7 @@ def _seen_together(i, j, seen_object, seen_tile):
     first = np.searchsorted(seen_object, i)
     count = np.searchsorted(seen_object, i, side="right") - first
     pair = np.repeat(np.arange(len(i)), count)
-    tile = seen_tile[
-        np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-    ]
+    tile = seen_tile[np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)]
     hit = _is_in(j[pair], tile, seen_object, seen_tile)
     return np.bincount(pair[hit], minlength=len(i)) > 0
 
@@ -463,9 +455,7 @@ def _without_blends(objects, grid):
     """Drop what no second look has confirmed if finer objects lie in it: it was a blend of them."""
     home = grid.home_level(_full_side(objects.detections))
     single = (objects.flags & SINGLE_LOOK) > 0
-    inner, outer = _inside(
-        objects.detections, lambda inner, outer: single[outer] & (home[inner] < home[outer])
-    )
+    inner, outer = _inside(objects.detections, lambda inner, outer: single[outer] & (home[inner] < home[outer]))
     blend = np.zeros(len(objects), dtype=bool)
     blend[outer] = True
     return objects.select(~blend)

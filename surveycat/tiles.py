@@ -192,9 +192,7 @@ class TileGrid:
         shape = _two_ints("image shape", self.shape, 1)
         object.__setattr__(self, "shape", shape)
         if not _is_int(self.size) or self.size < 2 * _SMALLEST_OVERLAP:
-            raise OptionError(
-                f"tile size {self.size!r} px: use a whole number, {2 * _SMALLEST_OVERLAP} or more"
-            )
+            raise OptionError(f"tile size {self.size!r} px: use a whole number, {2 * _SMALLEST_OVERLAP} or more")
         if not _is_int(self.overlap) or not _SMALLEST_OVERLAP <= self.overlap < self.size:
             raise OptionError(
                 f"tile overlap {self.overlap!r} px: use a whole number from {_SMALLEST_OVERLAP} "

@@ -51,9 +51,7 @@ def quiet():
 
 def one_line(error):
     """Message of a library's error as a part of one line of ours."""
-    message = re.sub(
-        r"ERROR \d+ in \w+\(\) at line \d+ of file \S+:", "", str(error)
-    )  # what wcslib puts before
+    message = re.sub(r"ERROR \d+ in \w+\(\) at line \d+ of file \S+:", "", str(error))  # what wcslib puts before
     message = " ".join(message.split()) or type(error).__name__
     return message if len(message) <= 200 else message[:197] + "..."
 
@@ -149,10 +147,7 @@ def _distortion_notes(header, wcs):
         return [f"the distortion of {projection[-3:]} is not applied: positions may be off by arcseconds"]
     if wcs.sip is None:
         return []
-    return [
-        "SIP distortion is applied"
-        + ("" if projection.endswith("-SIP") else ", though CTYPE does not name it")
-    ]
+    return ["SIP distortion is applied" + ("" if projection.endswith("-SIP") else ", though CTYPE does not name it")]
 
 
 def header_size(header):
@@ -219,9 +214,7 @@ def _headers(path):
     if 0 <= head.find(b"\n"):
         lines = path.read_text("latin-1").splitlines()
         yield fits.Header.fromstring("\n".join(line.rstrip() for line in lines), sep="\n"), None
-    elif head.startswith((b"\x1f\x8b", b"BZh")) or (
-        head.startswith(b"SIMPLE") and path.stat().st_size % 2880 == 0
-    ):
+    elif head.startswith((b"\x1f\x8b", b"BZh")) or (head.startswith(b"SIMPLE") and path.stat().st_size % 2880 == 0):
         with fits.open(path) as hdus:
             yield from ((hdu.header, hdus) for hdu in hdus)
     else:

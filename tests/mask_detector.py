@@ -83,8 +83,6 @@ class MaskDetector:
             masks[i][y0 - low[i, 0] : y1 - low[i, 0], x0 - low[i, 1] : x1 - low[i, 1]]
             for i, (y0, x0), (y1, x1) in zip(near, start, stop, strict=True)
         ]
-        found = Detections.from_masks(
-            0, 0, np.zeros((len(near), 4)), self.scores[near], near, crops, start - corner
-        )
+        found = Detections.from_masks(0, 0, np.zeros((len(near), 4)), self.scores[near], near, crops, start - corner)
         found = found.select(found.area > 0)
         return found.replace(box=found.mask_box)

@@ -67,9 +67,7 @@ def test_masks_come_back_as_they_went_in(rng):
     assert found.area.tolist() == [int(mask.sum()) for mask in masks]
     for i in range(n):
         crop = found.mask(i)
-        assert crop.shape == (0, 0) or (
-            crop[[0, -1]].any(axis=1).all() and crop[:, [0, -1]].any(axis=0).all()
-        )
+        assert crop.shape == (0, 0) or (crop[[0, -1]].any(axis=1).all() and crop[:, [0, -1]].any(axis=0).all())
 
 
 @settings(max_examples=50, deadline=None)

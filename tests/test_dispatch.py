@@ -93,15 +93,11 @@ def test_objects_are_where_they_are(image):
     found = detect(image, finest(image), BlobDetector())
     whole = found.select(~found.cut)
     for number, (y, x, radius) in enumerate(DISCS):
-        here = np.flatnonzero(
-            (abs(whole.box - [y - radius, x - radius, y + radius + 1, x + radius + 1]) < 0.1).all(1)
-        )
+        here = np.flatnonzero((abs(whole.box - [y - radius, x - radius, y + radius + 1, x + radius + 1]) < 0.1).all(1))
         assert len(here) >= 1, f"disc at {(y, x)} is whole nowhere"
         for i in here:
             v, u = np.nonzero(whole.mask(i))
-            assert (v.mean() + whole.mask_origin[i, 0], u.mean() + whole.mask_origin[i, 1]) == pytest.approx(
-                (y, x)
-            )
+            assert (v.mean() + whole.mask_origin[i, 0], u.mean() + whole.mask_origin[i, 1]) == pytest.approx((y, x))
         assert np.all((whole.p_spiral[here] > 0.5) == (number % 2 == 0))
 
 
@@ -198,9 +194,7 @@ def test_capped_tile_is_searched_in_windows(image):
         tiles = finest(crowded)[:1]
         all_of_them = detect(crowded, tiles, BlobDetector())
         capped = BlobDetector(most=130)
-        assert (
-            len(capped(np.stack([crowded.read(tiles[0].box)]), 0.5)) == 130 < len(crowd) == len(all_of_them)
-        )
+        assert len(capped(np.stack([crowded.read(tiles[0].box)]), 0.5)) == 130 < len(crowd) == len(all_of_them)
         found = detect(crowded, tiles, capped)
     seen = {(round(float(y)), round(float(x))) for y, x in (found.box[:, :2] + found.box[:, 2:] - 1) / 2}
     assert seen >= {(y, x) for y, x, _ in crowd}

@@ -165,9 +165,7 @@ def test_a_region_is_a_part_of_the_whole(fits_path, kind):
         assert (region.shape, region.offset) == ((200, 440), (90, 180))
         np.testing.assert_array_equal(region.read((0, 0, 200, 440)), image.read(box))
         np.testing.assert_array_equal(region.read((-5, -5, 5, 5))[:5], image.read((-9, 0, -4, 10)))
-        np.testing.assert_array_equal(
-            region.band("r", (10, 20, 30, 40)), image.band("r", (100, 200, 120, 220))
-        )
+        np.testing.assert_array_equal(region.band("r", (10, 20, 30, 40)), image.band("r", (100, 200, 120, 220)))
         np.testing.assert_array_equal(region.blank((0, 0, 200, 440)), image.blank(box))
         np.testing.assert_allclose(region.pixel_to_sky(10, 20), image.pixel_to_sky(190, 110))
         inner = region.region((10, 20, 50, 60))

@@ -24,10 +24,7 @@ def block_average(image, level):
     height, width = level_shape(image.shape[:2], level)
     return np.array(
         [
-            [
-                image[y * step : (y + 1) * step, x * step : (x + 1) * step].mean(axis=(0, 1))
-                for x in range(width)
-            ]
+            [image[y * step : (y + 1) * step, x * step : (x + 1) * step].mean(axis=(0, 1)) for x in range(width)]
             for y in range(height)
         ]
     )

@@ -59,11 +59,7 @@ def gaussian(shape, x, y, sigma_a, sigma_b=None, angle=0.0, flux=1.0):
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     along, across = (columns - x) * cos + (rows - y) * sin, (rows - y) * cos - (columns - x) * sin
     sigma_b = sigma_a if sigma_b is None else sigma_b
-    return (
-        flux
-        / (2 * np.pi * sigma_a * sigma_b)
-        * np.exp(-((along / sigma_a) ** 2 + (across / sigma_b) ** 2) / 2)
-    )
+    return flux / (2 * np.pi * sigma_a * sigma_b) * np.exp(-((along / sigma_a) ** 2 + (across / sigma_b) ** 2) / 2)
 
 
 def make_wcs(shape, ra=120.0, dec=30.0, scale=0.4, rotation=0.0, mirrored=False):
@@ -166,9 +162,7 @@ def test_painting_on_a_finer_grid(seed, level, margin_y, margin_x):
     y0, x0, y1, x1 = footprint.box
     box = (max(0, y0 - margin_y), max(0, x0 - margin_x), min(75, y1 + margin_y), min(103, x1 + margin_x))
     dense = np.zeros((height, width), bool)
-    dense[footprint.y0 :, footprint.x0 :][: footprint.mask.shape[0], : footprint.mask.shape[1]] = (
-        footprint.mask
-    )
+    dense[footprint.y0 :, footprint.x0 :][: footprint.mask.shape[0], : footprint.mask.shape[1]] = footprint.mask
     dense = dense.repeat(2**level, axis=0).repeat(2**level, axis=1)[:75, :103]
     assert np.array_equal(footprint.on_grid(box, 0), dense[box[0] : box[2], box[1] : box[3]])
     assert shapely.Polygon(np.column_stack(footprint.outline)).area == dense.sum()
@@ -217,9 +211,7 @@ def test_agrees_with_photutils_on_the_same_pixels():
     ]:
         np.testing.assert_allclose(table[mine].value, theirs.value, rtol=0.02)
     # That of photutils holds half of the Kron flux, which is not quite the footprint's.
-    np.testing.assert_allclose(
-        table["half_light_radius_pix"].value, reference.flux_radius(0.5).value, rtol=0.04
-    )
+    np.testing.assert_allclose(table["half_light_radius_pix"].value, reference.flux_radius(0.5).value, rtol=0.04)
     np.testing.assert_allclose(table["flux_r"], reference.segment_flux, rtol=0.005)
     turn = table["orientation_pix"].value - reference.orientation.value
     assert np.abs((turn[[0, 2]] + 90) % 180 - 90).max() < 1
@@ -288,9 +280,7 @@ def test_large_objects_are_read_in_strips(monkeypatch):
         "half_light_radius_pix",
         "flux_r",
     ):
-        assert u.Quantity(strips[name]).value[0] == pytest.approx(
-            u.Quantity(whole[name]).value[0], rel=0.006
-        ), name
+        assert u.Quantity(strips[name]).value[0] == pytest.approx(u.Quantity(whole[name]).value[0], rel=0.006), name
     assert strips["area_pix"][0] == whole["area_pix"][0] == coarse.sum() * 64 * u.pix**2
 
 
@@ -318,9 +308,7 @@ def test_nothing_found_is_an_empty_table_with_all_columns(sky):
     wanted = [c.name for c in SCHEMA if c.when == "always" or (sky and c.when == "sky")]
     assert set(wanted) <= set(empty.colnames)
     assert ("ra" in empty.colnames) == sky
-    assert [empty[name].dtype.kind for name in empty.colnames] == [
-        one[name].dtype.kind for name in one.colnames
-    ]
+    assert [empty[name].dtype.kind for name in empty.colnames] == [one[name].dtype.kind for name in one.colnames]
 
 
 def test_hosts_are_ids_and_objects_outside_the_image_go():
@@ -380,12 +368,8 @@ def test_sky_position_size_and_angle(ra, dec, rotation, mirrored):
     turn = table["position_angle"][0].value - wanted
     assert abs((turn + 90) % 180 - 90) < 0.3
     assert 0 <= table["position_angle"][0].value < 180
-    assert table["semimajor"][0].to_value("arcsec") == pytest.approx(
-        0.4 * table["semimajor_pix"][0].value, rel=1e-3
-    )
-    assert table["semiminor"][0].to_value("arcsec") == pytest.approx(
-        0.4 * table["semiminor_pix"][0].value, rel=1e-3
-    )
+    assert table["semimajor"][0].to_value("arcsec") == pytest.approx(0.4 * table["semimajor_pix"][0].value, rel=1e-3)
+    assert table["semiminor"][0].to_value("arcsec") == pytest.approx(0.4 * table["semiminor_pix"][0].value, rel=1e-3)
     assert table["area"][0].to_value("arcsec2") == pytest.approx(0.16 * table["area_pix"][0].value, rel=1e-3)
 
 
@@ -417,9 +401,7 @@ def steradians(corners):
     to_before = np.cross(corners, np.cross(before, corners))
     to_after = np.cross(corners, np.cross(after, corners))
     # From inside, a turn to the left is a negative rotation about the outward direction.
-    angles = np.arctan2(
-        -np.einsum("ij,ij->i", np.cross(to_after, to_before), corners), (to_after * to_before).sum(1)
-    )
+    angles = np.arctan2(-np.einsum("ij,ij->i", np.cross(to_after, to_before), corners), (to_after * to_before).sum(1))
     return np.mod(angles, 2 * np.pi).sum() - (len(corners) - 2) * np.pi
 
 

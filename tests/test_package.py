@@ -19,9 +19,7 @@ HEAVY = ("tensorflow", "keras", "numpy", "astropy", "scipy", "pandas", "dask", "
 
 def loaded_by(code):
     """Top-level modules that a fresh interpreter holds after running some code."""
-    report = (
-        f"{code}\nimport sys; print('\\n' + ' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
-    )
+    report = f"{code}\nimport sys; print('\\n' + ' '.join(sorted({{name.split('.')[0] for name in sys.modules}})))"
     result = subprocess.run(
         [sys.executable, "-c", report], capture_output=True, text=True, cwd=ROOT, timeout=60, check=True
     )
@@ -77,8 +75,7 @@ def test_every_folder_of_the_package_is_installed():
     setup.read(ROOT / "setup.cfg")
     installed = set(setup["options"]["packages"].split())
     present = {
-        str(init.parent.relative_to(ROOT)).replace("/", ".")
-        for init in (ROOT / "surveycat").rglob("__init__.py")
+        str(init.parent.relative_to(ROOT)).replace("/", ".") for init in (ROOT / "surveycat").rglob("__init__.py")
     }
     assert installed == present | {"surveycat.weights"}
 
@@ -104,9 +101,7 @@ def projects_imported_in(folder):
     found = {name for source in (ROOT / folder).rglob("*.py") for name in imported_by(source)}
     ours = {"surveycat", "training", *(source.stem for source in (ROOT / "tests").glob("*.py"))}
     others = {"jax", "torch"}  # backends that are the user's own choice
-    return {
-        {"PIL": "pillow", "distributed": "dask"}.get(name, name) for name in found - STDLIB - ours - others
-    }
+    return {{"PIL": "pillow", "distributed": "dask"}.get(name, name) for name in found - STDLIB - ours - others}
 
 
 def test_every_import_is_declared():
@@ -115,9 +110,7 @@ def test_every_import_is_declared():
     assert needed == declared_in("options", "install_requires")
 
 
-@pytest.mark.parametrize(
-    ("folder", "extra"), [("tests", "test"), ("training", "train"), ("examples", "examples")]
-)
+@pytest.mark.parametrize(("folder", "extra"), [("tests", "test"), ("training", "train"), ("examples", "examples")])
 def test_extras_hold_what_their_scripts_import(folder, extra):
     """Each extra is what its folder needs beyond the package."""
     base = declared_in("options", "install_requires")

@@ -79,9 +79,7 @@ def test_file_holds_what_was_returned(path, tmp_path):
 
 def test_workers_change_nothing(path):
     """One process and two give the same rows, ids and classes."""
-    same_rows(
-        surveycat.run(path, detector=blobs(), **SKY), surveycat.run(path, detector=blobs(), workers=2, **SKY)
-    )
+    same_rows(surveycat.run(path, detector=blobs(), **SKY), surveycat.run(path, detector=blobs(), workers=2, **SKY))
 
 
 def test_array_and_file_give_the_same(field, path):
@@ -119,9 +117,7 @@ def test_region_gives_the_rows_of_the_whole(field, path):
 
 def test_no_galaxy_is_an_empty_table(tmp_path):
     """Nothing found is a table with all columns and no rows, and a file of it."""
-    table = surveycat.run(
-        np.zeros((300, 300, 3), np.uint8), tmp_path / "none.parquet", detector=blobs(), **SKY
-    )
+    table = surveycat.run(np.zeros((300, 300, 3), np.uint8), tmp_path / "none.parquet", detector=blobs(), **SKY)
     assert len(table) == 0 and {"ra", "x", "class", "footprint_x", "flags"} <= set(table.colnames)
     assert len(Table.read(tmp_path / "none.parquet")) == 0
 
@@ -139,14 +135,10 @@ def test_failed_tiles_are_recorded_and_flagged(field, tmp_path):
     """A tile that could not be searched is named in the meta, and rows that touch it say so."""
     bad = field[0].copy()
     bad[499, 599] = BAD
-    table = surveycat.run(
-        bad, tmp_path / "cat.parquet", detector=Choking(threshold=30, min_area=40, smooth=1.0)
-    )
+    table = surveycat.run(bad, tmp_path / "cat.parquet", detector=Choking(threshold=30, min_area=40, smooth=1.0))
     failed = Table.read(tmp_path / "cat.parquet").meta["tiles_failed"]
     assert failed == table.meta["tiles_failed"]
-    assert [(tile["level"], tile["reason"]) for tile in failed] == [
-        (0, "ValueError: cannot stand this colour")
-    ]
+    assert [(tile["level"], tile["reason"]) for tile in failed] == [(0, "ValueError: cannot stand this colour")]
     tile = failed[0]
     near = (np.asarray(table["x_max"]) > tile["x0"]) & (np.asarray(table["y_max"]) > tile["y0"])
     flagged = np.asarray(table["flags"]) >> catalog.FLAGS["near_failed_tile"] & 1

@@ -103,9 +103,7 @@ def test_labels_do_not_cover_each_other(tmp_path, monkeypatch):
         return box
 
     monkeypatch.setattr(module, "_label_box", spy)
-    table = make_table(
-        [(9, 980, 30, 1000), (9, 981, 30, 1000), (0, 0, 9, 9)], scores=np.array([0.61, 0.95, 0.7])
-    )
+    table = make_table([(9, 980, 30, 1000), (9, 981, 30, 1000), (0, 0, 9, 9)], scores=np.array([0.61, 0.95, 0.7]))
     preview(table, FakeImage((800, 1000)), tmp_path / "p.png")
     assert [text for text, _ in written] == ["0.95", "0.70", "0.61"]
     for _, (x0, y0, x1, y1) in written:

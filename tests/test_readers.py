@@ -338,9 +338,7 @@ def test_missing_files_and_folders(tmp_path):
 
 
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.6, 0.97])
-@pytest.mark.parametrize(
-    "kind", ["a.jpg", "a.png", "a.tif", "a.fits", "a.fits.gz", "a.fits.bz2", "a.fits.fz"]
-)
+@pytest.mark.parametrize("kind", ["a.jpg", "a.png", "a.tif", "a.fits", "a.fits.gz", "a.fits.bz2", "a.fits.fz"])
 def test_truncated_files(tmp_path, kind, share):
     """Wherever a download stopped, the answer is one line, and never a picture that is partly grey."""
     path = tmp_path / kind
@@ -373,9 +371,7 @@ def test_truncated_files(tmp_path, kind, share):
 )
 def test_other_arrays_are_refused(array):
     """Shape and type of a wrong array are named."""
-    with pytest.raises(
-        ImageError, match=rf"shape \({', '.join(map(str, array.shape))}\) and type {array.dtype}"
-    ):
+    with pytest.raises(ImageError, match=rf"shape \({', '.join(map(str, array.shape))}\) and type {array.dtype}"):
         open_image(array)
 
 
@@ -423,9 +419,7 @@ def test_wild_files(shared_data):
 
 def test_wild_twins(shared_data):
     """The same plate, stored in two ways, has the same values and the same picture."""
-    plain, rice = (
-        shared_data / "wild" / "C" / name for name in ("astropy_m13.fits", "astropy_m13_rice.fits")
-    )
+    plain, rice = (shared_data / "wild" / "C" / name for name in ("astropy_m13.fits", "astropy_m13_rice.fits"))
     np.testing.assert_array_equal(linear(plain), linear(rice))
     np.testing.assert_array_equal(whole(plain), whole(rice))
     tpv, flip = (shared_data / "wild" / "C" / name for name in ("galsim_tpv.fits.gz", "galsim_tanflip.fits"))

@@ -13,9 +13,7 @@ numbers = st.integers(-30, 60)
 
 
 @settings(max_examples=100)
-@given(
-    box=st.tuples(numbers, numbers, numbers, numbers), shape=st.tuples(st.integers(1, 40), st.integers(1, 40))
-)
+@given(box=st.tuples(numbers, numbers, numbers, numbers), shape=st.tuples(st.integers(1, 40), st.integers(1, 40)))
 def test_overlap_agrees_with_painting(box, shape):
     """The part of a box inside an image is what one finds by painting both; positions in the box fit."""
     y, x = np.indices(shape)

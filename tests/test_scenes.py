@@ -53,7 +53,7 @@ def canvas_of(*items):
 def test_box_and_mask_of_a_cut_galaxy():
     """The box is the visible mask's, half-open, and `visible` the part of the galaxy inside the tile."""
     scene = scenes.finish(canvas_of(galaxy_item(-10, 100)))
-    (box, mask56, p_spiral, _, area, visible, source), = scene["rows"]
+    ((box, mask56, p_spiral, _, area, visible, source),) = scene["rows"]
     assert box == (0, 100, 20, 130)
     assert (p_spiral, source) == (0.9, 7)
     whole = galaxy_item(0, 0).mask
@@ -78,13 +78,18 @@ def test_hidden_galaxy_is_ignored_and_positives_are_not():
 
 def test_shard_layout(tmp_path):
     """The loader's contract: columns of equal length, ignore packed along x."""
-    made = [scenes.finish(canvas_of(galaxy_item(10, 10), galaxy_item(100, 60))), scenes.finish(canvas_of()),
-            scenes.finish(canvas_of(galaxy_item(50, 50, positive=False)))]
+    made = [
+        scenes.finish(canvas_of(galaxy_item(10, 10), galaxy_item(100, 60))),
+        scenes.finish(canvas_of()),
+        scenes.finish(canvas_of(galaxy_item(50, 50, positive=False))),
+    ]
     path = tmp_path / "scenes_train_1_0000.npz"
     scenes.write_shard(made, path)
     with np.load(path) as shard:
         assert shard["count"].tolist() == [2, 0, 0]
-        assert {shard[k].shape[0] for k in ("box", "mask56", "p_spiral", "class_weight", "area", "visible", "source")} == {2}
+        assert {
+            shard[k].shape[0] for k in ("box", "mask56", "p_spiral", "class_weight", "area", "visible", "source")
+        } == {2}
         assert shard["ignore"].shape == (3, 256, 32)
         assert np.unpackbits(shard["ignore"][2], axis=-1).astype(bool)[64, 64]
     assert list(tmp_path.iterdir()) == [path]

@@ -18,9 +18,7 @@ pytestmark = pytest.mark.skipif(not WEIGHTS.is_file(), reason=f"no trained weigh
 @pytest.fixture(scope="module")
 def field():
     """A field of 2048 x 2048 pixels: its truth, and the catalogue that the shipped weights give."""
-    image, truth = simulate_field(
-        (2048, 2048), n_spiral=90, n_elliptical=80, n_star=250, seed=12, n_faint=300
-    )
+    image, truth = simulate_field((2048, 2048), n_spiral=90, n_elliptical=80, n_star=250, seed=12, n_faint=300)
     return truth, surveycat.run(image, ra=180.0, dec=30.0)
 
 

@@ -255,9 +255,7 @@ def test_wcs_of_another_image_is_said(tmp_path):
         assert any("made for 2048 x 1489 pixels" in note and "80 x 60" in note for note in image.notes)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"hello\n", b"\xff\xd8\xff\xe0" + bytes(100), b"SIMPLE  =  T", bytes(2880)]
-)
+@pytest.mark.parametrize("content", [b"", b"hello\n", b"\xff\xd8\xff\xe0" + bytes(100), b"SIMPLE  =  T", bytes(2880)])
 def test_files_without_a_wcs(tmp_path, content):
     """Any other file given as --wcs is refused in one line; as a sidecar it is passed over with a note."""
     (tmp_path / "a.hdr").write_bytes(content)
@@ -347,9 +345,7 @@ def test_wrong_avm_is_said(tmp_path, xmp, words):
     """Tags that cannot be used are passed over with the reason; the picture opens."""
     Pillow.fromarray(BLACK).save(tmp_path / "a.png", pnginfo=png_info(xmp))
     with open_image(tmp_path / "a.png") as image:
-        assert image.wcs is None and any(
-            "AVM tags are not used" in note and words in note for note in image.notes
-        )
+        assert image.wcs is None and any("AVM tags are not used" in note and words in note for note in image.notes)
 
 
 @pytest.mark.parametrize("xmp", [b"not xml", b"<rdf:RDF><broken</rdf:RDF>", b"<rdf:RDF></rdf:RDF>"])
@@ -371,10 +367,7 @@ def test_hudf(shared_data):
         ra, dec = image.pixel_to_sky(1172.5, 2039 - 1020.5)
         assert (ra, dec) == (pytest.approx(53.160117, abs=1e-6), pytest.approx(-27.783549, abs=1e-6))
         bright = np.array([(float(row["x"]), float(row["y"])) for row in csv.DictReader(file)])
-        apart = (
-            np.hypot(*(bright - np.transpose(image.sky_to_pixel(53.160803, -27.775437))).T)
-            * image.pixel_scale
-        )
+        apart = np.hypot(*(bright - np.transpose(image.sky_to_pixel(53.160803, -27.775437))).T) * image.pixel_scale
         assert apart.min() < 0.5
 
 

@@ -66,9 +66,9 @@ def test_hue_is_kept_in_bright_cores():
     """A red object stays red however bright it is: channels are not clipped one by one."""
     stretch = AsinhStretch(np.zeros(3, np.float32), np.ones(3, np.float32))
     for brightness in (20, 1e3, 1e5):
-        red, green, blue = stretch.render(np.array([10, 5, 1], np.float32)[:, None, None] * brightness)[
-            0, 0
-        ].astype(int)
+        red, green, blue = stretch.render(np.array([10, 5, 1], np.float32)[:, None, None] * brightness)[0, 0].astype(
+            int
+        )
         assert red > green > blue
 
 

@@ -39,8 +39,13 @@ def fraction(hits, total):
     if not total:
         return {"value": None, "low": None, "high": None, "hits": 0, "total": 0}
     low, high = binom_conf_interval(hits, total, interval="wilson")
-    return {"value": round(hits / total, 4), "low": round(float(low), 4), "high": round(float(high), 4),
-            "hits": int(hits), "total": int(total)}
+    return {
+        "value": round(hits / total, 4),
+        "low": round(float(low), 4),
+        "high": round(float(high), 4),
+        "hits": int(hits),
+        "total": int(total),
+    }
 
 
 def native_cutout(path, scale):
@@ -126,7 +131,9 @@ def look_at_cutouts(detector, frame):
         The same rows with ``found``, ``score``, ``p_spiral`` (NaN where nothing is at the centre), ``side`` (px).
     """
     score, p_spiral, sides = np.full(len(frame), np.nan), np.full(len(frame), np.nan), np.zeros(len(frame))
-    images = [native_cutout(path, scale) for path, scale in zip(frame["path"], frame["pixel_scale_arcsec"], strict=True)]
+    images = [
+        native_cutout(path, scale) for path, scale in zip(frame["path"], frame["pixel_scale_arcsec"], strict=True)
+    ]
     for start in range(0, len(images), detector.batch_size):
         part = images[start : start + detector.batch_size]
         found = detector(np.stack([as_tile(image) for image in part]), 0.5)
@@ -178,9 +185,11 @@ def class_figures(frame):
     frame = frame[frame["found"] & frame["label"].isin(["spiral", "elliptical"])]
     is_spiral, said_spiral = frame["label"] == "spiral", frame["p_spiral"] > 0.5
     right = is_spiral == said_spiral
-    return {"accuracy": fraction(right.sum(), len(frame)),
-            "spiral_recall": fraction((right & is_spiral).sum(), is_spiral.sum()),
-            "elliptical_recall": fraction((right & ~is_spiral).sum(), (~is_spiral).sum())}
+    return {
+        "accuracy": fraction(right.sum(), len(frame)),
+        "spiral_recall": fraction((right & is_spiral).sum(), is_spiral.sum()),
+        "elliptical_recall": fraction((right & ~is_spiral).sum(), (~is_spiral).sum()),
+    }
 
 
 def cutout_figures(detector, data, split="test"):
@@ -204,13 +213,15 @@ def cutout_figures(detector, data, split="test"):
     confident = frame[frame["confident"] == 1]
     voted = confident[confident["votes_source"].notna() & (confident["set"] == "gz2")]
     vote = np.where(voted["label"] == "spiral", voted["p_features"], voted["p_smooth"])
-    return {"split": split,
-            "central_galaxy_detected": fraction(frame["found"].sum(), len(frame)),
-            "confident": class_figures(confident),
-            "confident_with_votes": class_figures(voted),
-            "vote_at_least_0.8": class_figures(voted[vote >= 0.8]),
-            "galaxy_zoo_1": class_figures(confident[confident["set"] == "gz1"]),
-            "calibration_error": calibration_error(frame)}
+    return {
+        "split": split,
+        "central_galaxy_detected": fraction(frame["found"].sum(), len(frame)),
+        "confident": class_figures(confident),
+        "confident_with_votes": class_figures(voted),
+        "vote_at_least_0.8": class_figures(voted[vote >= 0.8]),
+        "galaxy_zoo_1": class_figures(confident[confident["set"] == "gz1"]),
+        "calibration_error": calibration_error(frame),
+    }
 
 
 def calibration_error(frame, bins=10):
@@ -277,11 +288,19 @@ def epoch_figures(table, folder, radius=2.0 / 0.396):
     found, magnitude = distance <= radius, galaxies["petromag_r"]
     figures = {"rows": len(table)}
     for limit in (18.5, 19.0, 19.5, 20.0, 20.5):
-        figures[f"galaxies_brighter_than_{limit}"] = fraction(int(found[magnitude < limit].sum()), int((magnitude < limit).sum()))
+        figures[f"galaxies_brighter_than_{limit}"] = fraction(
+            int(found[magnitude < limit].sum()), int((magnitude < limit).sum())
+        )
     gap, row = nearest(stars["x"], stars["y"], table)
     on_galaxy, _ = nearest(stars["x"], stars["y"], _as_table(galaxies))
-    unsure = np.any(np.hypot(stars["x"].to_numpy()[:, None] - unclear["x"].to_numpy(),
-                             stars["y"].to_numpy()[:, None] - unclear["y"].to_numpy()) <= unclear["radius_px"].to_numpy(), axis=1)
+    unsure = np.any(
+        np.hypot(
+            stars["x"].to_numpy()[:, None] - unclear["x"].to_numpy(),
+            stars["y"].to_numpy()[:, None] - unclear["y"].to_numpy(),
+        )
+        <= unclear["radius_px"].to_numpy(),
+        axis=1,
+    )
     # a row that is a real galaxy's is no star, however near the star is
     row_gap, _ = nearest(table["x"].value, table["y"].value, _as_table(galaxies))
     own = np.array([row_gap[r] > radius for r in row]) if len(table) else np.zeros(len(stars), bool)
@@ -340,6 +359,7 @@ def field_figures(weights, data):
     dict
         The figures.
     """
+
     def catalogue(name, **options):
         folder = data / "fields" / name
         return surveycat.run(folder / "field.jpg", wcs=folder / "wcs.hdr", weights=weights, **options), folder
@@ -359,7 +379,9 @@ def field_figures(weights, data):
     figures["ngc6976_rows_at_y_744"] = len(kept)
     figures["ngc6976_large_galaxies"] = fraction(int((distance < 10).sum()), len(truth))
     figures["ngc6976_rows_on_large_galaxies"] = [
-        int((np.hypot(kept["x"].value - x, kept["y"].value - y) < 30).sum()) for x, y in zip(truth["x"], truth["y"], strict=True)]
+        int((np.hypot(kept["x"].value - x, kept["y"].value - y) < 30).sum())
+        for x, y in zip(truth["x"], truth["y"], strict=True)
+    ]
     table, _ = catalogue("sdss_323.34-0.73_m2")
     figures["m2_rows_at_y_744"] = int((table["y"].value >= 744).sum())
     figures["m2_rows_in_cluster_at_y_744"] = int(((table["y"].value >= 744) & (table["x"].value < 700)).sum())
@@ -368,6 +390,7 @@ def field_figures(weights, data):
 
 def commit():
     """Short name of the checked-out commit, with ``+`` where files differ from it."""
+
     def git(*arguments):
         return subprocess.run(["git", *arguments], capture_output=True, text=True, check=False).stdout.strip()
 
@@ -394,7 +417,10 @@ def evaluate(weights, data, out=None):
     data = pathlib.Path(data)
     detector = load_detector(str(weights))
     metrics = {
-        "weights": detector.weights_id, "sha256": detector.sha256, "surveycat": surveycat.__version__, "commit": commit(),
+        "weights": detector.weights_id,
+        "sha256": detector.sha256,
+        "surveycat": surveycat.__version__,
+        "commit": commit(),
         "data": "SDSS cutouts with Galaxy Zoo labels (split test) and SDSS fields kept for testing",
         "cutouts": cutout_figures(detector, data),
         "fields": field_figures(str(weights), data),

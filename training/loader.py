@@ -26,14 +26,26 @@ def read_shard(path):
     """
     with np.load(path) as shard:
         ends = np.cumsum(shard["count"])
-        parts = {name: np.split(shard[key], ends[:-1]) for name, key in
-                 {"box": "box", "mask": "mask56", "p_spiral": "p_spiral", "class_weight": "class_weight",
-                  "area": "area"}.items()}
+        parts = {
+            name: np.split(shard[key], ends[:-1])
+            for name, key in {
+                "box": "box",
+                "mask": "mask56",
+                "p_spiral": "p_spiral",
+                "class_weight": "class_weight",
+                "area": "area",
+            }.items()
+        }
         ignore = np.unpackbits(shard["ignore"], axis=-1).astype(bool)
         images, kind, level = shard["image"], shard["kind"], shard["level"]
     return [
-        {"image": images[i], "ignore": ignore[i], "kind": int(kind[i]), "level": int(level[i]),
-         **{name: values[i] for name, values in parts.items()}}
+        {
+            "image": images[i],
+            "ignore": ignore[i],
+            "kind": int(kind[i]),
+            "level": int(level[i]),
+            **{name: values[i] for name, values in parts.items()},
+        }
         for i in range(len(images))
     ]
 

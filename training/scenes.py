@@ -205,8 +205,9 @@ def add_cluster(light, rng, scale):
 def jpeg(image, rng, low=80, high=95):
     """Compress and decompress a uint8 picture."""
     buffer = io.BytesIO()
-    Image.fromarray(image).save(buffer, "JPEG", quality=int(rng.integers(low, high + 1)),
-                                subsampling=int(rng.choice([0, 2], p=[0.3, 0.7])))
+    Image.fromarray(image).save(
+        buffer, "JPEG", quality=int(rng.integers(low, high + 1)), subsampling=int(rng.choice([0, 2], p=[0.3, 0.7]))
+    )
     return np.asarray(Image.open(buffer))
 
 
@@ -293,7 +294,9 @@ class Composer:
         r50 = half_light_radius(total, y, x, 0.5 * max(total.shape) + 2)
         sharp = 1.1774 * psf_sigma * 1.12
         positive = peak > 4.0 and area >= 24 and r50 > 1.2 * sharp
-        item = Item(0, 0, mask, total, float(table["p_spiral"][index]), float(table["class_weight"][index]), positive, index)
+        item = Item(
+            0, 0, mask, total, float(table["p_spiral"][index]), float(table["class_weight"][index]), positive, index
+        )
         return light, item
 
     def place(self, canvas, item, rng):
@@ -401,15 +404,23 @@ class Composer:
         if rng.random() < 0.35:
             for _ in range(rng.integers(1, 16)):
                 y, x = rng.uniform(0, TILE, 2)
-                add_star(canvas.light, y, x, 10 ** rng.uniform(0.0, 2.6), fwhm * rng.uniform(0.95, 1.05), star_colour(rng))
+                add_star(
+                    canvas.light, y, x, 10 ** rng.uniform(0.0, 2.6), fwhm * rng.uniform(0.95, 1.05), star_colour(rng)
+                )
         if rng.random() < 0.25:
             for _ in range(rng.integers(1, 4)):
                 y, x = rng.uniform(5, TILE - 5, 2)
                 angle, apart = rng.uniform(0, np.pi), rng.uniform(1.5, 6.0)
                 flux = 10 ** rng.uniform(0.7, 2.6)
                 add_star(canvas.light, y, x, flux, fwhm, star_colour(rng))
-                add_star(canvas.light, y + apart * np.sin(angle), x + apart * np.cos(angle), flux * rng.uniform(0.2, 1.0),
-                         fwhm, star_colour(rng))
+                add_star(
+                    canvas.light,
+                    y + apart * np.sin(angle),
+                    x + apart * np.cos(angle),
+                    flux * rng.uniform(0.2, 1.0),
+                    fwhm,
+                    star_colour(rng),
+                )
         positives = [i for i in canvas.items if i.positive]
         if positives and rng.random() < 0.12:
             item = positives[rng.integers(len(positives))]
@@ -436,7 +447,11 @@ class Composer:
         if rng.random() < 0.6:
             picture = jpeg(picture, rng)
         h, w = picture.shape[:2]
-        y0, x0 = (0, 0) if rng.random() < 0.6 else (rng.integers(-(h // 4), TILE - 3 * h // 4), rng.integers(-(w // 4), TILE - 3 * w // 4))
+        y0, x0 = (
+            (0, 0)
+            if rng.random() < 0.6
+            else (rng.integers(-(h // 4), TILE - 3 * h // 4), rng.integers(-(w // 4), TILE - 3 * w // 4))
+        )
         image = np.empty((TILE, TILE, 3), np.uint8)
         image[:] = np.median(picture.reshape(-1, 3), axis=0).astype(np.uint8)
         place = overlap(y0, x0, picture.shape)
@@ -445,8 +460,18 @@ class Composer:
         canvas = Canvas(np.zeros((1, 1, 3), np.float32), noise, kind=CUTOUT, image=image)
         total = np.maximum(light @ WEIGHTS - table["sky"][index] @ WEIGHTS, 0.0)
         central = labels == CENTRAL
-        canvas.items.append(Item(y0, x0, central, total * central, float(table["p_spiral"][index]),
-                                 float(table["class_weight"][index]), True, index))
+        canvas.items.append(
+            Item(
+                y0,
+                x0,
+                central,
+                total * central,
+                float(table["p_spiral"][index]),
+                float(table["class_weight"][index]),
+                True,
+                index,
+            )
+        )
         for label in np.unique(labels[labels > CENTRAL]):
             here = labels == label
             kind = label % 8
@@ -465,9 +490,13 @@ class Composer:
     def build_pools(self, seed):
         """Render every sky in a few stretches and average it down: the coarse levels of real pictures."""
         rng = np.random.default_rng([seed, 77])
-        variants = [FRAME_IRG, Stretch("asinh", tuple(0.65 * s for s in FRAME_SCALES)),
-                    Stretch("lupton", (1.0, 1.0, 1.0), 8.0, 5.0), Stretch("lupton", (1.0, 1.0, 1.0), 10.0, 0.5),
-                    Stretch("asinh", tuple(0.85 * s for s in FRAME_SCALES), 3.0)]
+        variants = [
+            FRAME_IRG,
+            Stretch("asinh", tuple(0.65 * s for s in FRAME_SCALES)),
+            Stretch("lupton", (1.0, 1.0, 1.0), 8.0, 5.0),
+            Stretch("lupton", (1.0, 1.0, 1.0), 10.0, 0.5),
+            Stretch("asinh", tuple(0.85 * s for s in FRAME_SCALES), 3.0),
+        ]
         self.pools = []
         for stretch in variants:
             pool = []
@@ -574,8 +603,18 @@ class Composer:
                 continue
             rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
             crop = part[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-            canvas.items.append(Item(place[0][0].start + rows[0], place[0][1].start + columns[0], crop,
-                                     crop.astype(np.float32), 0.5, 0.0, True, -2))
+            canvas.items.append(
+                Item(
+                    place[0][0].start + rows[0],
+                    place[0][1].start + columns[0],
+                    crop,
+                    crop.astype(np.float32),
+                    0.5,
+                    0.0,
+                    True,
+                    -2,
+                )
+            )
 
     @staticmethod
     def spoil(image, rng):

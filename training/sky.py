@@ -42,16 +42,66 @@ class Source:
 # The stretches of the two Lupton pictures were fitted to the pair field.jpg and field_low.jpg, the latter being
 # astropy's default (Q = 8, stretch = 5).
 SOURCES = (
-    Source("m2", "sdss_323.34-0.73_m2", None, (0, 700), (744, 1470), (924.0, 212.5, 1000.0),
-           galaxies=((97, 1305), (344, 1012), (327, 560), (605, 1773), (169, 1591), (7, 592), (276, 1208), (471, 1888),
-                     (467, 1999), (345, 2033))),
-    Source("ngc6976", "sdss_313.17-5.69_ngc6976", Stretch("lupton", (1.0, 1.0, 1.0), 10.0, 0.5), (0, 700), (744, 1489),
-           brightest=17.6),
-    Source("run1140", "sdss_183.76-3.44_run1140", Stretch("lupton", (1.0, 1.0, 1.0), 1.85, 1.17), (0, 700), (744, 1489),
-           galaxies=((288, 590), (606, 364), (602, 828), (542, 296))),
-    Source("run1045", "sdss_run1045", Stretch("lupton", (1.0, 1.0, 1.0), 1.88, 1.19), (0, 1489), None,
-           galaxies=((877, 1477), (236, 967), (928, 368), (598, 1340), (1134, 1069), (1151, 1058), (488, 1232), (845, 1203),
-                     (915, 1270), (289, 1327), (1317, 1171), (706, 1989), (217, 1922), (262, 2013), (494, 2043))),
+    Source(
+        "m2",
+        "sdss_323.34-0.73_m2",
+        None,
+        (0, 700),
+        (744, 1470),
+        (924.0, 212.5, 1000.0),
+        galaxies=(
+            (97, 1305),
+            (344, 1012),
+            (327, 560),
+            (605, 1773),
+            (169, 1591),
+            (7, 592),
+            (276, 1208),
+            (471, 1888),
+            (467, 1999),
+            (345, 2033),
+        ),
+    ),
+    Source(
+        "ngc6976",
+        "sdss_313.17-5.69_ngc6976",
+        Stretch("lupton", (1.0, 1.0, 1.0), 10.0, 0.5),
+        (0, 700),
+        (744, 1489),
+        brightest=17.6,
+    ),
+    Source(
+        "run1140",
+        "sdss_183.76-3.44_run1140",
+        Stretch("lupton", (1.0, 1.0, 1.0), 1.85, 1.17),
+        (0, 700),
+        (744, 1489),
+        galaxies=((288, 590), (606, 364), (602, 828), (542, 296)),
+    ),
+    Source(
+        "run1045",
+        "sdss_run1045",
+        Stretch("lupton", (1.0, 1.0, 1.0), 1.88, 1.19),
+        (0, 1489),
+        None,
+        galaxies=(
+            (877, 1477),
+            (236, 967),
+            (928, 368),
+            (598, 1340),
+            (1134, 1069),
+            (1151, 1058),
+            (488, 1232),
+            (845, 1203),
+            (915, 1270),
+            (289, 1327),
+            (1317, 1171),
+            (706, 1989),
+            (217, 1922),
+            (262, 2013),
+            (494, 2043),
+        ),
+    ),
 )
 
 
@@ -135,8 +185,11 @@ def noise_of(light):
 
     The lower quarter of 64 px blocks, so that crowded parts do not count.
     """
-    blocks = [light[y : y + 64, x : x + 64].reshape(-1, 3) for y in range(0, light.shape[0] - 63, 64)
-              for x in range(0, light.shape[1] - 63, 64)]
+    blocks = [
+        light[y : y + 64, x : x + 64].reshape(-1, 3)
+        for y in range(0, light.shape[0] - 63, 64)
+        for x in range(0, light.shape[1] - 63, 64)
+    ]
     widths = [np.diff(np.quantile(b, (0.5, 0.75), axis=0), axis=0)[0] / 0.6745 for b in blocks]
     return np.quantile(widths, 0.25, axis=0).astype(np.float32)
 
@@ -173,14 +226,22 @@ def survey(light, source, origin, offset=0.0):
     flat = smooth - background.back()
     middle, high = np.quantile(flat, (0.5, 0.75))
     sigma = float((high - middle) / 0.6745)
-    objects, segmentation = sep.extract(flat - middle, 2.0 * sigma, minarea=8, filter_kernel=None, segmentation_map=True,
-                                        deblend_nthresh=32, deblend_cont=0.005)
+    objects, segmentation = sep.extract(
+        flat - middle,
+        2.0 * sigma,
+        minarea=8,
+        filter_kernel=None,
+        segmentation_map=True,
+        deblend_nthresh=32,
+        deblend_cont=0.005,
+    )
     numbers = np.arange(1, len(objects) + 1, dtype=np.int32)
     clean = raw - background.back() - np.float32(middle)
     apertures = {}
     for radius in (2.0, 6.0):
-        apertures[radius], _, _ = sep.sum_circle(clean, objects["x"], objects["y"], radius, segmap=segmentation,
-                                                 seg_id=numbers)
+        apertures[radius], _, _ = sep.sum_circle(
+            clean, objects["x"], objects["y"], radius, segmap=segmentation, seg_id=numbers
+        )
     with np.errstate(divide="ignore", invalid="ignore"):
         concentration = 2.5 * np.log10(apertures[6.0] / apertures[2.0])
         magnitude = 22.5 - 2.5 * np.log10(np.maximum(apertures[6.0], 1e-3) / 2.6 / 3.0)
@@ -189,9 +250,17 @@ def survey(light, source, origin, offset=0.0):
     usable = ~saturated & np.isfinite(concentration)
     excess = concentration - stellar_locus(magnitude, concentration, usable)
     return {
-        "objects": objects, "segmentation": segmentation, "magnitude": magnitude, "excess": excess,
-        "snr": objects["peak"] / sigma, "saturated": saturated, "sigma": sigma, "smooth": flat,
-        "y": objects["y"] + origin[0], "x": objects["x"] + origin[1], "clean": clean,
+        "objects": objects,
+        "segmentation": segmentation,
+        "magnitude": magnitude,
+        "excess": excess,
+        "snr": objects["peak"] / sigma,
+        "saturated": saturated,
+        "sigma": sigma,
+        "smooth": flat,
+        "y": objects["y"] + origin[0],
+        "x": objects["x"] + origin[1],
+        "clean": clean,
     }
 
 
@@ -289,8 +358,9 @@ def build_one(source, region, data=SHARED_DATA):
     for index in np.flatnonzero(kinds):
         box, mask = object_mask(found, index)
         if box is not None:
-            sky.objects.append(SkyObject(int(kinds[index]), box, mask, float(found["magnitude"][index]),
-                                         float(found["excess"][index])))
+            sky.objects.append(
+                SkyObject(int(kinds[index]), box, mask, float(found["magnitude"][index]), float(found["excess"][index]))
+            )
     compact = (abs(found["excess"]) < 0.1) & (found["snr"] > 30) & ~found["saturated"]
     radii = [star_radius(found, i) for i in np.flatnonzero(compact)[:80]]
     sky.psf = float(np.median(radii)) if radii else 1.5
@@ -328,8 +398,10 @@ def build(split, folder, data=SHARED_DATA):
             sky, _, _ = build_one(source, region, data)
             save(sky, path)
             count = [sum(o.kind == k for o in sky.objects) for k in (GALAXY, DOUBTFUL)]
-            print(f"sky {path.name}: psf {sky.psf:.2f} px, sigma {sky.sigma}, galaxies {count[0]}, doubtful {count[1]}",
-                  flush=True)
+            print(
+                f"sky {path.name}: psf {sky.psf:.2f} px, sigma {sky.sigma}, galaxies {count[0]}, doubtful {count[1]}",
+                flush=True,
+            )
     return paths
 
 
@@ -338,7 +410,12 @@ def save(sky, path):
     masks = [o.mask for o in sky.objects]
     partial = path.with_suffix(".partial.npz")
     np.savez(
-        partial, name=sky.name, light=sky.light.astype(np.float16), sigma=sky.sigma, psf=sky.psf, stars=sky.stars,
+        partial,
+        name=sky.name,
+        light=sky.light.astype(np.float16),
+        sigma=sky.sigma,
+        psf=sky.psf,
+        stars=sky.stars,
         kind=np.array([o.kind for o in sky.objects], np.uint8),
         box=np.array([o.box for o in sky.objects], np.int32).reshape(-1, 4),
         magnitude=np.array([o.magnitude for o in sky.objects], np.float32),

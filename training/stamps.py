@@ -109,7 +109,9 @@ def resize(light, shape):
         return light
     grow = h > light.shape[0]
     method = Image.Resampling.BICUBIC if grow else Image.Resampling.BOX
-    planes = [Image.fromarray(np.ascontiguousarray(light[..., c])).resize((w, h), method) for c in range(light.shape[2])]
+    planes = [
+        Image.fromarray(np.ascontiguousarray(light[..., c])).resize((w, h), method) for c in range(light.shape[2])
+    ]
     return np.stack([np.asarray(p) for p in planes], axis=-1)
 
 
@@ -164,8 +166,13 @@ def segment(total, level, sigma):
 
     sep.set_sub_object_limit(4096)
     return sep.extract(
-        np.ascontiguousarray(total - level, np.float32), THRESHOLD * sigma, minarea=8, filter_kernel=None,
-        segmentation_map=True, deblend_nthresh=32, deblend_cont=0.01,
+        np.ascontiguousarray(total - level, np.float32),
+        THRESHOLD * sigma,
+        minarea=8,
+        filter_kernel=None,
+        segmentation_map=True,
+        deblend_nthresh=32,
+        deblend_cont=0.01,
     )
 
 
@@ -267,14 +274,19 @@ def continued(own, mask, total, sigma, side):
     pad = ((margin, margin), (margin, margin))
     inner, mask = np.pad(inside[box], (*pad, (0, 0))), np.pad(mask[box], pad)
     weight = ndimage.gaussian_filter(mask.astype(np.float32), 2.0)
-    level = ndimage.gaussian_filter(np.where(mask[..., None], inner, 0.0), (2.0, 2.0, 0)) / np.maximum(weight, 1e-3)[..., None]
+    level = (
+        ndimage.gaussian_filter(np.where(mask[..., None], inner, 0.0), (2.0, 2.0, 0))
+        / np.maximum(weight, 1e-3)[..., None]
+    )
     distance, (y, x) = ndimage.distance_transform_edt(~mask, return_indices=True)
     # The rim is at the threshold: a knot or a bright neighbour cut off there must not be drawn out into a ray.
     bound = 2.0 * THRESHOLD * sigma / WEIGHTS / 3.0
     rim = np.clip(level[y, x], 0.0, bound)
     fade = rim * np.exp(-distance / (0.09 * side + 1.0))[..., None]
     fade = ndimage.gaussian_filter(np.where(mask[..., None], np.minimum(level, bound), fade), (1.5, 1.5, 0))
-    border = np.minimum.reduce(np.meshgrid(*(np.minimum(np.arange(n), np.arange(n)[::-1]) for n in mask.shape), indexing="ij"))
+    border = np.minimum.reduce(
+        np.meshgrid(*(np.minimum(np.arange(n), np.arange(n)[::-1]) for n in mask.shape), indexing="ij")
+    )
     fade *= np.minimum(border / 6.0, 1.0)[..., None]
     return np.where(mask[..., None], inner, fade).astype(np.float32), mask
 
@@ -316,7 +328,9 @@ def make_stamp(row):
     labels = kinds[segmentation]
     # Only galaxies need a number of their own; more than 31 of them share.
     order = np.where(kinds == GALAXY, np.cumsum(kinds == GALAXY) % 32, 0)
-    labels = np.where(mask, CENTRAL, np.where(labels == CENTRAL, SKY, labels + 8 * order[segmentation])).astype(np.uint8)
+    labels = np.where(mask, CENTRAL, np.where(labels == CENTRAL, SKY, labels + 8 * order[segmentation])).astype(
+        np.uint8
+    )
 
     light_in, mask_in = continued(light - sky, mask, total - level, sigma, max(h, w))
     neighbours = ndimage.binary_dilation((labels % 8) > CENTRAL) & mask & (total - level > 5.0 * sigma)
@@ -324,9 +338,19 @@ def make_stamp(row):
     y, x = ndimage.center_of_mass(np.maximum(total - level, 0) * mask)
     r50 = half_light_radius((total - level) * mask, y, x, max(h, w))
     return {
-        "light": light_in.astype(np.float16), "mask": mask_in, "full": light.astype(np.float16), "labels": labels,
-        "p_spiral": row["target"], "class_weight": row["class_weight"], "side": max(h, w), "scale": scale, "r50": r50,
-        "sigma": sigma, "id": str(row["id"]), "sky": sky, "cut": float((neighbours & rim).sum() / max(rim.sum(), 1)),
+        "light": light_in.astype(np.float16),
+        "mask": mask_in,
+        "full": light.astype(np.float16),
+        "labels": labels,
+        "p_spiral": row["target"],
+        "class_weight": row["class_weight"],
+        "side": max(h, w),
+        "scale": scale,
+        "r50": r50,
+        "sigma": sigma,
+        "id": str(row["id"]),
+        "sky": sky,
+        "cut": float((neighbours & rim).sum() / max(rim.sum(), 1)),
     }
 
 
@@ -365,8 +389,10 @@ def build(split, folder, jobs=1, data=SHARED_DATA, limit=None):
     stamps = [m for m in made if not isinstance(m, str)]
     print(f"stamps {split}: {len(stamps)} of {len(rows)}; dropped: {dropped}", flush=True)
     sizes = {"light": [s["light"].shape[:2] for s in stamps], "full": [s["full"].shape[:2] for s in stamps]}
-    table = {k: np.asarray([s[k] for s in stamps]) for k in
-             ("p_spiral", "class_weight", "side", "scale", "r50", "sigma", "id", "sky", "cut")}
+    table = {
+        k: np.asarray([s[k] for s in stamps])
+        for k in ("p_spiral", "class_weight", "side", "scale", "r50", "sigma", "id", "sky", "cut")
+    }
     for name, shapes in sizes.items():
         table[f"{name}_shape"] = np.asarray(shapes, np.int64)
         pixels = table[f"{name}_shape"].prod(axis=1)

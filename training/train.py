@@ -192,8 +192,12 @@ def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0, save
             count += 1
             if step % 100 == 0:
                 rate = (step - first) / (time.monotonic() - began)
-                line = {"step": step, **{name: round(value / count, 4) for name, value in sums.items()},
-                        "steps_per_s": round(rate, 2), "minutes_left": round((steps - step) / rate / 60, 1)}
+                line = {
+                    "step": step,
+                    **{name: round(value / count, 4) for name, value in sums.items()},
+                    "steps_per_s": round(rate, 2),
+                    "minutes_left": round((steps - step) / rate / 60, 1),
+                }
                 print(json.dumps(line), file=log, flush=True)
                 print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
                 sums, count = {}, 0

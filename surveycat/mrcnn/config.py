@@ -132,7 +132,9 @@ class NetworkConfig:
             known = {field.name for field in dataclasses.fields(cls)}
             unknown = sorted(set(fields) - known)
             if unknown:
-                raise WeightsError(f"config.json has unknown field {unknown[0]!r}: use the surveycat version that wrote it")
+                raise WeightsError(
+                    f"config.json has unknown field {unknown[0]!r}: use the surveycat version that wrote it"
+                )
             return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
         except (json.JSONDecodeError, TypeError) as error:
             raise WeightsError(f"config.json cannot be read ({error}): restore the preset folder") from error

@@ -243,8 +243,12 @@ def describe_losses(network, pixels, levels, negatives, negative_weight, batch):
     mask_logits, galaxy, spiral = network.describe(pixels, levels, boxes, image_index, training=True)
 
     weight = batch["roi_valid"]
-    truth = roi.take_rows(ops.concatenate([batch["box"], ops.expand_dims(batch["p_spiral"], -1),
-                                           ops.expand_dims(batch["class_weight"], -1)], axis=-1), batch["roi_index"])
+    truth = roi.take_rows(
+        ops.concatenate(
+            [batch["box"], ops.expand_dims(batch["p_spiral"], -1), ops.expand_dims(batch["class_weight"], -1)], axis=-1
+        ),
+        batch["roi_index"],
+    )
     side = mask_logits.shape[-1]
     mask_logits = ops.reshape(mask_logits, (-1, count + extra, side, side))[:, :count]
     mask_target = _mask_targets(batch, truth[..., :4], side)
@@ -302,12 +306,21 @@ def training_losses(network, batch, proposals=48, hard=3):
 
     anchors = ops.convert_to_tensor(network.anchors)
     stop = ops.stop_gradient
-    found, _ = propose(stop(rpn_logits), stop(rpn_deltas), anchors, network.config, before=2 * proposals, after=proposals)
+    found, _ = propose(
+        stop(rpn_logits), stop(rpn_deltas), anchors, network.config, before=2 * proposals, after=proposals
+    )
     rois = stop(ops.concatenate([found, batch["roi"]], axis=1))
     logits, deltas = network.box_outputs(levels, rois, training=True)
     score, box = box_losses(logits, deltas, rois, batch)
 
     negatives, negative_weight = hard_negatives(found, stop(logits[:, :proposals]), batch, hard)
     mask, galaxy, spiral = describe_losses(network, pixels, levels, stop(negatives), negative_weight, batch)
-    return {"rpn_score": rpn_score, "rpn_box": rpn_box, "score": score, "box": box, "mask": mask,
-            "galaxy": galaxy, "spiral": spiral}
+    return {
+        "rpn_score": rpn_score,
+        "rpn_box": rpn_box,
+        "score": score,
+        "box": box,
+        "mask": mask,
+        "galaxy": galaxy,
+        "spiral": spiral,
+    }

@@ -51,8 +51,6 @@ def build_rpn_head(config):
     return Model(level, [layers.Reshape((-1,))(rare), layers.Reshape((-1, 4))(deltas)], name="rpn")
 
 
-
-
 def propose(logits, deltas, anchors, config, before=None, after=None):
     """Best anchors, moved by their deltas, without near-duplicates.
 

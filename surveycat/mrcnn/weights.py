@@ -156,7 +156,9 @@ def preset_folder(name):
     if (shipped / str(name) / "config.json").is_file():
         return shipped / str(name)
     known = sorted(path.parent.name for path in shipped.glob("*/config.json"))
-    raise WeightsError(f"no weights called {str(name)!r}: give a folder, or one of {', '.join(known) or '(none installed)'}")
+    raise WeightsError(
+        f"no weights called {str(name)!r}: give a folder, or one of {', '.join(known) or '(none installed)'}"
+    )
 
 
 def check_sums(folder):
@@ -187,7 +189,9 @@ def check_sums(folder):
             raise WeightsError(f"{folder / name} is missing: restore the preset folder")
         actual = sha256_of(folder / name)
         if actual != sums.get(name):
-            raise WeightsError(f"{folder / name} has SHA-256 {actual[:12]}..., not {str(sums.get(name))[:12]}... as in SHA256SUMS: restore it")
+            raise WeightsError(
+                f"{folder / name} has SHA-256 {actual[:12]}..., not {str(sums.get(name))[:12]}... as in SHA256SUMS: restore it"
+            )
     return sums["model.weights.h5"]
 
 

@@ -14,9 +14,19 @@ def small_config():
     from surveycat.mrcnn.config import NetworkConfig
 
     return NetworkConfig(
-        name="small", tile_size=128, widths=(8, 8, 16, 16), blocks_per_stage=(1, 1, 1, 1), pyramid_channels=8,
-        proposals_before_nms=64, proposals_after_nms=24, max_detections=12, box_units=16, mask_channels=8,
-        class_pool=32, class_widths=(4, 8), first_look_score=0.001,
+        name="small",
+        tile_size=128,
+        widths=(8, 8, 16, 16),
+        blocks_per_stage=(1, 1, 1, 1),
+        pyramid_channels=8,
+        proposals_before_nms=64,
+        proposals_after_nms=24,
+        max_detections=12,
+        box_units=16,
+        mask_channels=8,
+        class_pool=32,
+        class_widths=(4, 8),
+        first_look_score=0.001,
     )
 
 

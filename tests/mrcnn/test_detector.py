@@ -48,7 +48,9 @@ def test_pasted_mask_keeps_its_place_and_area():
     boxes = np.float32([[20.3, 30.7, 80.3, 90.7], [-30, 40, 30, 100]])
     crops, origins = paste_masks(logits, boxes, 128)
     rows, columns = np.nonzero(crops[0])
-    np.testing.assert_allclose([rows.mean() + origins[0, 0] + 0.5, columns.mean() + origins[0, 1] + 0.5], (50.3, 60.7), atol=0.1)
+    np.testing.assert_allclose(
+        [rows.mean() + origins[0, 0] + 0.5, columns.mean() + origins[0, 1] + 0.5], (50.3, 60.7), atol=0.1
+    )
     np.testing.assert_allclose(crops[0].sum(), np.pi * (0.4 * 60) ** 2, rtol=0.02)
     np.testing.assert_allclose(crops[1].sum(), np.pi * (0.4 * 60) ** 2 / 2, rtol=0.03)
     assert tuple(origins[1]) == (0, 40)

@@ -11,10 +11,15 @@ def make_batch(config, images):
     """Two objects in the first tile, none in the others."""
     count, size = len(images), config.tile_size
     batch = {
-        "image": images, "ignore": np.zeros((count, size, size), "uint8"), "box": np.zeros((count, 4, 4), "float32"),
-        "valid": np.zeros((count, 4), "float32"), "p_spiral": np.zeros((count, 4), "float32"),
-        "class_weight": np.zeros((count, 4), "float32"), "mask": np.full((count, 4, 56, 56), 255, "uint8"),
-        "roi": np.tile(np.float32([0, 0, 8, 8]), (count, 2, 1)), "roi_index": np.zeros((count, 2), "int32"),
+        "image": images,
+        "ignore": np.zeros((count, size, size), "uint8"),
+        "box": np.zeros((count, 4, 4), "float32"),
+        "valid": np.zeros((count, 4), "float32"),
+        "p_spiral": np.zeros((count, 4), "float32"),
+        "class_weight": np.zeros((count, 4), "float32"),
+        "mask": np.full((count, 4, 56, 56), 255, "uint8"),
+        "roi": np.tile(np.float32([0, 0, 8, 8]), (count, 2, 1)),
+        "roi_index": np.zeros((count, 2), "int32"),
         "roi_valid": np.zeros((count, 2), "float32"),
     }
     batch["box"][0, :2] = [[20, 20, 44, 50], [80, 60, 100, 90]]
@@ -45,7 +50,11 @@ def test_ignored_centres_are_left_out():
 def test_ignored_region_does_not_change_the_score_loss():
     """A confident proposal on an ignored object costs nothing; the same one on plain sky does."""
     rois = np.float32([[[10, 10, 20, 20]]])
-    batch = {"box": np.zeros((1, 1, 4), "float32"), "valid": np.zeros((1, 1), "float32"), "ignore": np.zeros((1, 64, 64), "uint8")}
+    batch = {
+        "box": np.zeros((1, 1, 4), "float32"),
+        "valid": np.zeros((1, 1), "float32"),
+        "ignore": np.zeros((1, 64, 64), "uint8"),
+    }
     logits, deltas = np.float32([[5.0]]), np.zeros((1, 1, 4), "float32")
     on_sky, _ = losses.box_losses(logits, deltas, rois, batch)
     batch["ignore"][:] = 1
@@ -55,8 +64,11 @@ def test_ignored_region_does_not_change_the_score_loss():
 
 def test_every_true_box_claims_an_anchor(small_network, small_config):
     """An object of a size between two anchors still has a positive one: its loss falls when that anchor is sure."""
-    batch = {"box": np.float32([[[10, 10, 25, 26]]]), "valid": np.ones((1, 1), "float32"),
-             "ignore": np.zeros((1, small_config.tile_size, small_config.tile_size), "uint8")}
+    batch = {
+        "box": np.float32([[[10, 10, 25, 26]]]),
+        "valid": np.ones((1, 1), "float32"),
+        "ignore": np.zeros((1, small_config.tile_size, small_config.tile_size), "uint8"),
+    }
     count = len(small_network.anchors)
     deltas = np.zeros((1, count, 4), "float32")
     sure_of_none = np.full((1, count), -8.0, "float32")

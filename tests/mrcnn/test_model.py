@@ -18,8 +18,11 @@ def test_folding_normalisation_changes_no_output(small_network, small_config, ti
     np.testing.assert_allclose(ops.convert_to_numpy(logits), ops.convert_to_numpy(logits_folded), atol=1e-3)
     some = ops.convert_to_numpy(boxes)[:, 0]
     index = np.arange(len(some), dtype="int32")
-    for a, b in zip(small_network.describe(pixels, levels, some, index),
-                    folded.describe(pixels, levels_folded, some, index), strict=True):
+    for a, b in zip(
+        small_network.describe(pixels, levels, some, index),
+        folded.describe(pixels, levels_folded, some, index),
+        strict=True,
+    ):
         np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), atol=1e-3)
 
 
@@ -34,7 +37,9 @@ def test_class_crop_of_a_small_box_is_the_native_pixels(small_network, small_con
     rng = np.random.default_rng(1)
     pixels = rng.normal(size=(1, 128, 128, 3)).astype("float32")
     box = np.float32([[60, 50, 70, 62]])  # centre (65, 56)
-    crop = ops.convert_to_numpy(small_network.class_crops(ops.convert_to_tensor(pixels), ops.convert_to_tensor(box), np.int32([0])))
+    crop = ops.convert_to_numpy(
+        small_network.class_crops(ops.convert_to_tensor(pixels), ops.convert_to_tensor(box), np.int32([0]))
+    )
     half = small_config.class_pool // 2
     np.testing.assert_allclose(crop[0, :, :, :3], pixels[0, 65 - half : 65 + half, 56 - half : 56 + half], atol=1e-4)
 
@@ -42,7 +47,9 @@ def test_class_crop_of_a_small_box_is_the_native_pixels(small_network, small_con
 def test_box_mark_peaks_on_the_box(small_network):
     """The fourth channel tells the head which of two neighbours is meant."""
     box = np.float32([[60, 50, 70, 62]])
-    crop = ops.convert_to_numpy(small_network.class_crops(ops.zeros((1, 128, 128, 3)), ops.convert_to_tensor(box), np.int32([0])))
+    crop = ops.convert_to_numpy(
+        small_network.class_crops(ops.zeros((1, 128, 128, 3)), ops.convert_to_tensor(box), np.int32([0]))
+    )
     mark = crop[0, :, :, 3]
     assert np.unravel_index(mark.argmax(), mark.shape) in {(15, 15), (15, 16), (16, 15), (16, 16)}
     assert mark[16, 16 + 6] < 0.45 and mark[16 + 5, 16] < 0.45

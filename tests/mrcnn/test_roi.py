@@ -76,27 +76,50 @@ def bilinear(plane, y, x):
     y0, x0 = min(int(y), max(height - 2, 0)), min(int(x), max(width - 2, 0))
     y1, x1 = min(y0 + 1, height - 1), min(x0 + 1, width - 1)
     fy, fx = y - y0, x - x0
-    return (plane[y0, x0] * (1 - fy) * (1 - fx) + plane[y0, x1] * (1 - fy) * fx
-            + plane[y1, x0] * fy * (1 - fx) + plane[y1, x1] * fy * fx)
+    return (
+        plane[y0, x0] * (1 - fy) * (1 - fx)
+        + plane[y0, x1] * (1 - fy) * fx
+        + plane[y1, x0] * fy * (1 - fx)
+        + plane[y1, x1] * fy * fx
+    )
 
 
 @pytest.mark.parametrize("samples", [1, 5])
 def test_roi_align_reads_what_is_there(samples):
     """Every sample is the bilinear value at the centre of its bin, from the right map of the right image."""
     rng = np.random.default_rng(2)
-    maps = [rng.normal(size=(3, 16, 12, 2)).astype("f4"), rng.normal(size=(3, 8, 6, 2)).astype("f4"),
-            rng.normal(size=(3, 1, 1, 2)).astype("f4")]
+    maps = [
+        rng.normal(size=(3, 16, 12, 2)).astype("f4"),
+        rng.normal(size=(3, 8, 6, 2)).astype("f4"),
+        rng.normal(size=(3, 1, 1, 2)).astype("f4"),
+    ]
     strides = (4, 8, 64)
     boxes = random_boxes(rng, 20, extent=60.0) - 10.0
     image_index, level = rng.integers(0, 3, 20), rng.integers(0, 3, 20)
-    got = ops.convert_to_numpy(roi.roi_align(
-        [ops.convert_to_tensor(m) for m in maps], strides, ops.convert_to_tensor(boxes),
-        ops.convert_to_tensor(image_index.astype("int32")), ops.convert_to_tensor(level.astype("int32")), samples))
+    got = ops.convert_to_numpy(
+        roi.roi_align(
+            [ops.convert_to_tensor(m) for m in maps],
+            strides,
+            ops.convert_to_tensor(boxes),
+            ops.convert_to_tensor(image_index.astype("int32")),
+            ops.convert_to_tensor(level.astype("int32")),
+            samples,
+        )
+    )
     bins = (np.arange(samples) + 0.5) / samples
     for r in range(20):
         plane, stride, box = maps[level[r]][image_index[r]], strides[level[r]], boxes[r]
-        expected = [[bilinear(plane, (box[0] + v * (box[2] - box[0])) / stride - 0.5,
-                              (box[1] + u * (box[3] - box[1])) / stride - 0.5) for u in bins] for v in bins]
+        expected = [
+            [
+                bilinear(
+                    plane,
+                    (box[0] + v * (box[2] - box[0])) / stride - 0.5,
+                    (box[1] + u * (box[3] - box[1])) / stride - 0.5,
+                )
+                for u in bins
+            ]
+            for v in bins
+        ]
         np.testing.assert_allclose(got[r], expected, atol=1e-4)
 
 

@@ -40,9 +40,13 @@ def test_proposals_are_the_best_anchors_without_doubles(small_config):
     anchors = make_anchors(small_config)
     rng = np.random.default_rng(0)
     logits = rng.normal(size=(2, len(anchors))).astype("float32")
-    boxes, kept = propose(ops.convert_to_tensor(logits), ops.zeros((2, len(anchors), 4)), ops.convert_to_tensor(anchors), small_config)
+    boxes, kept = propose(
+        ops.convert_to_tensor(logits), ops.zeros((2, len(anchors), 4)), ops.convert_to_tensor(anchors), small_config
+    )
     kept, boxes = ops.convert_to_numpy(kept), ops.convert_to_numpy(boxes)
     assert (np.diff(kept, axis=1) <= 0).all()
     for b in range(2):
         assert kept[b, 0] == logits[b].max()
-        np.testing.assert_allclose(boxes[b, 0], np.clip(anchors[logits[b].argmax()], 0, small_config.tile_size), atol=1e-3)
+        np.testing.assert_allclose(
+            boxes[b, 0], np.clip(anchors[logits[b].argmax()], 0, small_config.tile_size), atol=1e-3
+        )

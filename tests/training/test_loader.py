@@ -16,8 +16,17 @@ def one_scene(rng):
     ignore = np.zeros((TILE, TILE), bool)
     ignore[200:220, 230:240] = True
     image[200:220, 230:240] = 90
-    return {"image": image, "ignore": ignore, "mask": mask, "box": np.float32([[y0, x0, y0 + h, x0 + w]]),
-            "p_spiral": np.float32([1]), "class_weight": np.float32([1]), "area": np.float32([1]), "kind": 0, "level": 0}
+    return {
+        "image": image,
+        "ignore": ignore,
+        "mask": mask,
+        "box": np.float32([[y0, x0, y0 + h, x0 + w]]),
+        "p_spiral": np.float32([1]),
+        "class_weight": np.float32([1]),
+        "area": np.float32([1]),
+        "kind": 0,
+        "level": 0,
+    }
 
 
 def test_box_mask_and_ignore_follow_the_image():
@@ -34,7 +43,9 @@ def test_box_mask_and_ignore_follow_the_image():
         corner_y, corner_x = np.array(np.nonzero(inside == 255)).mean(axis=1) / inside.shape
         mask_y, mask_x = np.array(np.nonzero(scene["mask"][0])).mean(axis=1) / 56
         assert abs(corner_y - mask_y) < 0.1 and abs(corner_x - mask_x) < 0.1
-        seen.add((corner_y < 0.5, corner_x < 0.5, bool(scene["mask"][0, 0, :15].sum() > scene["mask"][0, :15, 0].sum())))
+        seen.add(
+            (corner_y < 0.5, corner_x < 0.5, bool(scene["mask"][0, 0, :15].sum() > scene["mask"][0, :15, 0].sum()))
+        )
     assert len(seen) >= 4
 
 
@@ -64,9 +75,19 @@ def test_shard_gives_every_scene_its_own_objects(tmp_path):
     """Objects are stored in one run for all scenes: the counts must cut it at the right places."""
     count = np.array([2, 0, 1], np.int32)
     box = np.arange(12, dtype=np.float32).reshape(3, 4)
-    np.savez(tmp_path / "scenes_train_0_0.npz", image=np.zeros((3, 8, 8, 3), np.uint8), ignore=np.zeros((3, 8, 1), np.uint8), count=count,
-             box=box, mask56=np.zeros((3, 56, 56), np.uint8), p_spiral=box[:, 0], class_weight=box[:, 0], area=box[:, 0],
-             kind=np.array([0, 1, 2], np.uint8), level=np.zeros(3, np.uint8))
+    np.savez(
+        tmp_path / "scenes_train_0_0.npz",
+        image=np.zeros((3, 8, 8, 3), np.uint8),
+        ignore=np.zeros((3, 8, 1), np.uint8),
+        count=count,
+        box=box,
+        mask56=np.zeros((3, 56, 56), np.uint8),
+        p_spiral=box[:, 0],
+        class_weight=box[:, 0],
+        area=box[:, 0],
+        kind=np.array([0, 1, 2], np.uint8),
+        level=np.zeros(3, np.uint8),
+    )
     scenes = read_shard(tmp_path / "scenes_train_0_0.npz")
     assert [len(scene["box"]) for scene in scenes] == [2, 0, 1]
     np.testing.assert_array_equal(scenes[2]["box"], box[2:])

@@ -100,7 +100,7 @@ def test_test_sky_is_never_read():
     for source in sky.SOURCES:
         assert "351.65" not in source.folder and "hudf" not in source.folder
         for split in ("train", "val"):
-            for y0, x0, y1, x1 in sky.regions(source, split):
+            for _, x0, y1, x1 in sky.regions(source, split):
                 assert y1 <= 700 or source.name == "run1045"
                 assert (x1 <= sky.VALIDATION_X) if split == "train" else (x0 >= sky.VALIDATION_X)
         assert all(y0 >= 744 for y0, *_ in sky.regions(source, "test"))

@@ -1,8 +1,8 @@
 """Training scenes: 256 px tiles of real sky with labelled galaxies added, written as shards.
 
 ``python -m training.scenes --out DIR --count N --seed S [--split train|val|test] [--jobs J]`` makes stamps and sky once
-(in ``--cache``) and then the scenes. All light is added linearly and rendered in one of several stretches; coarse levels
-are averages of rendered pictures, as the detector sees them.
+(in ``--cache``) and then the scenes. All light is added linearly and rendered in one of several stretches; coarse
+levels are averages of rendered pictures, as the detector sees them.
 
 Kinds: 0 native sky with added galaxies, 1 a whole cutout, 2 a coarse level.
 """
@@ -548,7 +548,7 @@ class Composer:
         canvas = Canvas(np.zeros((1, 1, 3), np.float32), 0.01, kind=COARSE, level=level)
         h, w = picture.shape[:2]
         # Smaller pieces than there are, so that every piece is another one; rows are shifted against each other.
-        height, width = (n if n >= TILE else max(int(0.7 * n), 5) for n in (h, w))
+        height, width = (n if n >= TILE else max(int(0.7 * n), min(n, 5)) for n in (h, w))
         for y in range(-int(rng.integers(height)) * (h < TILE), TILE, height):
             for x in range(-int(rng.integers(width)) * (w < TILE), TILE, width):
                 self._patch(canvas, image, picture, ignore, galaxies, y, x, (height, width), rng)

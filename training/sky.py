@@ -35,7 +35,7 @@ class Source:
     # Seen by eye: galaxies that the rules miss, and stars or doubles that they take for galaxies, as (y, x).
     galaxies: tuple = ()
     stars: tuple = ()
-    # Nothing brighter than this magnitude (of `survey`) is a galaxy unless listed: the burnt-out stars' centres are dark.
+    # Nothing brighter than this magnitude (of `survey`) is a galaxy unless listed: burnt-out stars have dark centres.
     brightest: float = 0.0
 
 

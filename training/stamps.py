@@ -1,7 +1,7 @@
 """Galaxy stamps: the light and the mask of single galaxies, cut out of labelled SDSS pictures.
 
-Each cutout is brought back to linear light, shrunk to the survey's own sampling, freed of sky and neighbours, and stored
-once (`build`), so that scenes can add it to any sky.
+Each cutout is brought back to linear light, shrunk to the survey's own sampling, freed of sky and neighbours, and
+stored once (`build`), so that scenes can add it to any sky.
 """
 
 import os

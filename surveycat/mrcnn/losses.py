@@ -130,7 +130,8 @@ def centre_ignored(boxes, ignore):
 def rpn_losses(network, logits, deltas, batch):
     """Objectness and box loss of the anchors.
 
-    Every true box claims the anchor that fits it best, so that odd sizes are learnt too (Ren et al. 2015, section 3.1.2).
+    Every true box claims the anchor that fits it best, so that odd sizes are learnt too (Ren et al. 2015,
+    section 3.1.2).
 
     Parameters
     ----------

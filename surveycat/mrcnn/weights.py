@@ -190,7 +190,8 @@ def check_sums(folder):
         actual = sha256_of(folder / name)
         if actual != sums.get(name):
             raise WeightsError(
-                f"{folder / name} has SHA-256 {actual[:12]}..., not {str(sums.get(name))[:12]}... as in SHA256SUMS: restore it"
+                f"{folder / name} has SHA-256 {actual[:12]}..., not {str(sums.get(name))[:12]}... as in SHA256SUMS: "
+                "restore the preset folder"
             )
     return sums["model.weights.h5"]
 

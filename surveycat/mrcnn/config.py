@@ -48,6 +48,8 @@ class NetworkConfig:
         Best anchors per tile that enter and survive the RPN's non-maximum suppression.
     rpn_nms_iou, detection_nms_iou : float
         Overlap (IoU of boxes) from which the lower-scored of two boxes is dropped.
+    detection_centre_share : float
+        Of two detections whose centres differ by less than this share of the smaller side the lower-scored is dropped.
     max_detections : int
         Detections per tile; a tile that reaches it is reported as capped.
     roi_side : float
@@ -80,6 +82,7 @@ class NetworkConfig:
     proposals_after_nms: int = 96
     rpn_nms_iou: float = 0.7
     detection_nms_iou: float = 0.5
+    detection_centre_share: float = 0.35
     max_detections: int = 48
     roi_side: float = 28.0
     box_pool: int = 7

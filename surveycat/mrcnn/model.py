@@ -180,7 +180,8 @@ class MaskRCNN:
         logits = ops.where(objectness > -1e8, logits, -1e9)
         logits, boxes = roi.take_best(logits, config.proposals_after_nms, roi.decode_boxes(deltas, proposals))
         wanted = logits > _logit(config.first_look_score)
-        keep = roi.nms_keep(ops.clip(boxes, 0.0, float(config.tile_size)), wanted, config.detection_nms_iou)
+        clipped = ops.clip(boxes, 0.0, float(config.tile_size))
+        keep = roi.nms_keep(clipped, wanted, config.detection_nms_iou, config.detection_centre_share)
         logits, boxes = roi.take_best(ops.where(keep, logits, -1e9), config.max_detections, boxes)
         # the last proposal still looks like a galaxy: there may have been more behind it
         crowded = objectness[:, -1] > 0.0

@@ -84,7 +84,31 @@ def decode_boxes(deltas, reference):
     return ops.concatenate([centre - half, centre + half], axis=-1)
 
 
-def nms_keep(boxes, alive, iou_limit):
+def concentric(boxes, share):
+    """Whether two boxes have one centre, and so frame one galaxy, whatever their sizes.
+
+    A galaxy and its bright middle overlap too little for a limit on IoU to notice; a companion on a disc is not
+    at the disc's centre.
+
+    Parameters
+    ----------
+    boxes : tensor, shape (B, N, 4)
+        Boxes.
+    share : float
+        Largest distance of the centres along either axis, in units of the smaller box's side along it.
+
+    Returns
+    -------
+    tensor of bool, shape (B, N, N)
+        True for such pairs; nowhere if `share` is 0.
+    """
+    centre, size = 0.5 * (boxes[..., :2] + boxes[..., 2:]), boxes[..., 2:] - boxes[..., :2]
+    apart = ops.abs(ops.expand_dims(centre, -2) - ops.expand_dims(centre, -3))
+    smaller = ops.minimum(ops.expand_dims(size, -2), ops.expand_dims(size, -3))
+    return ops.all(apart < share * smaller, axis=-1)
+
+
+def nms_keep(boxes, alive, iou_limit, centre_share=0.0):
     """Greedy non-maximum suppression as the fixed point of an IoU matrix.
 
     A box stays if no better box that stays overlaps it. Starting from "all stay" and applying that rule again
@@ -99,6 +123,8 @@ def nms_keep(boxes, alive, iou_limit):
         Boxes that take part at all.
     iou_limit : float
         Overlap above which the worse box goes.
+    centre_share : float
+        The worse of two `concentric` boxes goes too.
 
     Returns
     -------
@@ -107,7 +133,8 @@ def nms_keep(boxes, alive, iou_limit):
     """
     count = boxes.shape[-2]
     better = ops.triu(ops.ones((count, count), dtype="bool"), k=1)  # better[i, j]: i comes before j
-    beats = ops.cast(ops.logical_and(pairwise_iou(boxes, boxes) > iou_limit, better), "float32")
+    same = ops.logical_or(pairwise_iou(boxes, boxes) > iou_limit, concentric(boxes, centre_share))
+    beats = ops.cast(ops.logical_and(same, better), "float32")
 
     def step(keep, _changed, rounds):
         beaten = ops.matmul(ops.expand_dims(ops.cast(keep, "float32"), -2), beats)[..., 0, :] > 0.5

@@ -43,6 +43,14 @@ def test_suppression_is_the_greedy_one(seed, limit, extent):
         assert list(np.nonzero(keep[b])[0]) == greedy(boxes[b], alive[b], limit)
 
 
+def test_bright_middle_of_a_galaxy_is_no_second_galaxy():
+    """Two boxes about one centre are one galaxy; a companion of the same size beside the centre stays."""
+    boxes = np.float32([[[0, 0, 40, 40], [13, 13, 27, 27], [0, 16, 14, 30]]])
+    alive = np.ones((1, 3), bool)
+    keep = roi.nms_keep(ops.convert_to_tensor(boxes), ops.convert_to_tensor(alive), 0.5, 0.35)
+    assert ops.convert_to_numpy(keep).tolist() == [[True, False, True]]
+
+
 def test_pairwise_iou_is_the_definition():
     """Matching and suppression rest on it."""
     rng = np.random.default_rng(0)

@@ -14,31 +14,32 @@ from surveycat.mrcnn.config import Calibration, NetworkConfig
 from surveycat.mrcnn.detector import Detector, check_golden, write_golden
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays, load_network, save_arrays, write_sums
+from training.evaluate import look_at_cutouts, read_cutouts
 from training.loader import read_shard
 
 
-def fit_calibration(logit, target, weight=None):
-    """Scale and bias that turn logits into probabilities (Platt 1999), by maximum likelihood.
+def fit_logistic(logits, target):
+    """Weights and bias that turn logits into a probability, by maximum likelihood (Platt 1999).
 
     Parameters
     ----------
-    logit, target : ndarray, shape (N,)
-        Raw logits; wanted probabilities, 0 to 1.
-    weight : ndarray, shape (N,), optional
-        Weights.
+    logits : ndarray, shape (N, K)
+        One or more raw logits.
+    target : ndarray, shape (N,)
+        Wanted probabilities, 0 to 1.
 
     Returns
     -------
-    scale, bias : float
-        Probability = sigmoid(scale * logit + bias).
+    list of float
+        K weights and the bias: probability = sigmoid(logits @ weights + bias).
     """
-    weight = np.ones_like(logit) if weight is None else weight
+    columns = np.column_stack([logits, np.ones(len(logits))])
 
     def loss(parameters):
-        z = parameters[0] * logit + parameters[1]
-        return np.average(np.logaddexp(0.0, z) - target * z, weights=weight)
+        z = columns @ parameters
+        return np.mean(np.logaddexp(0.0, z) - target * z)
 
-    return tuple(float(value) for value in minimize(loss, (1.0, 0.0), method="Nelder-Mead").x)
+    return [float(value) for value in minimize(loss, np.zeros(columns.shape[1]), method="BFGS").x]
 
 
 def box_iou(first, second):
@@ -50,70 +51,98 @@ def box_iou(first, second):
     return inter / np.maximum(area[0][:, None] + area[1][None] - inter, 1e-6)
 
 
-def judged(detector, scenes):
-    """Every first-look detection in scenes with known truth, and what it is.
+def judge_scenes(detector, scenes):
+    """Every first-look detection in scenes with known truth: its two logits, and whether it is a galaxy.
 
     Parameters
     ----------
     detector : Detector
-        Uncalibrated, so that its probabilities give back the logits.
+        The detector.
     scenes : list of dict
         From `training.loader.read_shard`.
 
     Returns
     -------
-    dict of ndarray
-        ``logit``, ``is_galaxy`` of the detections that count; ``spiral_logit``, ``p_spiral`` and ``class_weight``
-        of the galaxies among them.
+    logits : ndarray, shape (N, 2)
+        Box head's and class head's, of the detections that count.
+    is_galaxy : ndarray of bool, shape (N,)
+        What they are.
     """
-    rows = {name: [] for name in ("logit", "is_galaxy", "spiral_logit", "p_spiral", "class_weight")}
-    for start in range(0, len(scenes), 8):
-        part = scenes[start : start + 8]
-        found = detector(np.stack([scene["image"] for scene in part]), 0.0)
+    logits, is_galaxy = [], []
+    for start in range(0, len(scenes), detector.batch_size):
+        part = scenes[start : start + detector.batch_size]
+        raw = detector.look(np.stack([scene["image"] for scene in part]))
         for i, scene in enumerate(part):
-            mine = found.select(found.tile == i)
-            _judge(mine, scene, rows)
-    return {name: np.concatenate(values) for name, values in rows.items()}
+            mine = raw.tile == i
+            hit, counts = judge(raw.box[mine], scene)
+            logits.append(np.column_stack([raw.box_logit[mine], raw.galaxy_logit[mine]])[counts])
+            is_galaxy.append(hit[counts])
+    return np.concatenate(logits), np.concatenate(is_galaxy)
 
 
-def _judge(found, scene, rows):
-    if not len(found):
-        return
-    centre = np.clip(0.5 * (found.box[:, :2] + found.box[:, 2:]), 0, 255).astype(int)
+def judge(boxes, scene):
+    """Which boxes are galaxies of a scene, and which count at all.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (N, 4)
+        Detections, px.
+    scene : dict
+        From `training.loader.read_shard`.
+
+    Returns
+    -------
+    hit, counts : ndarray of bool, shape (N,)
+        IoU of 0.5 with a true box; that, or no true box near and not on something to ignore.
+    """
+    centre = np.clip(0.5 * (boxes[:, :2] + boxes[:, 2:]), 0, 255).astype(int)
     ignored = scene["ignore"][centre[:, 0], centre[:, 1]]
-    iou = box_iou(found.box, scene["box"]) if len(scene["box"]) else np.zeros((len(found), 1))
-    best, which = iou.max(axis=1), iou.argmax(axis=1)
-    hit = best >= 0.5
-    counts = hit | ((best < 0.3) & ~ignored)
-    logit = np.log(found.score) - np.log1p(-found.score)
-    rows["logit"].append(logit[counts])
-    rows["is_galaxy"].append(hit[counts].astype(float))
-    spiral = np.log(found.p_spiral) - np.log1p(-found.p_spiral)
-    rows["spiral_logit"].append(spiral[hit])
-    rows["p_spiral"].append(scene["p_spiral"][which[hit]] if hit.any() else np.zeros(0))
-    rows["class_weight"].append(scene["class_weight"][which[hit]] if hit.any() else np.zeros(0))
+    best = box_iou(boxes, scene["box"]).max(axis=1, initial=0.0)
+    return best >= 0.5, (best >= 0.5) | ((best < 0.3) & ~ignored)
 
 
-def calibrate(network, scenes):
-    """Fit the calibration of a network on validation scenes.
+def judge_cutouts(detector, data):
+    """Spiral logit and label of the central galaxies of the validation cutouts.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector.
+    data : pathlib.Path
+        Shared data folder.
+
+    Returns
+    -------
+    logits, is_spiral : ndarray, shape (N, 1), (N,)
+        Of the galaxies that were found and are labelled.
+    """
+    frame = read_cutouts(data, "val")
+    frame = look_at_cutouts(detector, frame[frame["label"].isin(["spiral", "elliptical"])].reset_index(drop=True))
+    frame = frame[frame["found"]]
+    p_spiral = frame["p_spiral"].to_numpy()
+    logits = np.log(p_spiral) - np.log1p(-p_spiral)
+    return logits[:, None], (frame["label"] == "spiral").to_numpy(float)
+
+
+def calibrate(network, scenes, data):
+    """Fit the calibration of a network on validation data: scores on scenes, classes on cutouts.
 
     Parameters
     ----------
     network : MaskRCNN
-        Folded.
+        Folded, with the neutral `Calibration`.
     scenes : list of dict
         From `training.loader.read_shard`.
+    data : pathlib.Path
+        Shared data folder.
 
     Returns
     -------
     Calibration
         The fit.
     """
-    rows = judged(Detector(network), scenes)
-    score = fit_calibration(rows["logit"], rows["is_galaxy"])
-    known = rows["class_weight"] > 0
-    spiral = fit_calibration(rows["spiral_logit"][known], rows["p_spiral"][known], rows["class_weight"][known])
-    return Calibration(*score, *spiral)
+    detector = Detector(network)
+    return Calibration(*fit_logistic(*judge_scenes(detector, scenes)), *fit_logistic(*judge_cutouts(detector, data)))
 
 
 def write_preset(network, config, folder, tile):
@@ -140,13 +169,13 @@ def write_preset(network, config, folder, tile):
     check_golden(detector, folder / "golden.npz")
 
 
-def release(run, scenes, out, count=512):
+def release(run, scenes, data, out, count=768):
     """Calibrate the last checkpoint of a run and write it as a preset.
 
     Parameters
     ----------
-    run, scenes, out : path
-        Run folder of `training.train`, folder with validation shards, preset folder.
+    run, scenes, data, out : path
+        Run folder of `training.train`, folder with validation shards, shared data folder, preset folder.
     count : int
         Validation scenes to calibrate on.
     """
@@ -159,7 +188,7 @@ def release(run, scenes, out, count=512):
     folded.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
     shards = sorted(pathlib.Path(scenes).glob("scenes_val_*.npz"))
     val = [scene for path in shards for scene in read_shard(path)][:count]
-    config = dataclasses.replace(config, calibration=calibrate(folded, val))
+    config = dataclasses.replace(config, calibration=calibrate(folded, val, pathlib.Path(data)))
     print(config.calibration)
     crowded = max(val[:64], key=lambda scene: (scene["kind"] == 0) * min(len(scene["box"]), 8))
     write_preset(network, config, out, crowded["image"])
@@ -170,6 +199,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True)
     parser.add_argument("--scenes", required=True)
+    parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", required=True)
     release(**vars(parser.parse_args()))
 

@@ -28,6 +28,8 @@ TILE = 256
 SHARD = 256
 MAX_OBJECTS = 24
 NATIVE, CUTOUT, COARSE = range(3)
+# `source` of a galaxy that was in the sky already.
+SKY_GALAXY = -2
 # PSF of an average frame, sigma in native px (FWHM 3 px).
 PSF_SIGMA = 1.27
 # Noise of an average frame in i, r, g, nanomaggies per px.
@@ -36,6 +38,9 @@ TYPICAL_NOISE = np.array([0.025, 0.020, 0.013], np.float32)
 SMOOTHED = 0.282
 # Light that adds less than this to the sum of the three channels is taken for unseen (per 1.25, see `Composer.galaxy`).
 FAINTEST_COUNTS = 3.2
+# Averaging leaves little noise; masks still end near the isophote at which they end on the native level, so that the
+# same galaxy has the same outline on every level.
+COARSE_NOISE = 0.02
 SKY_WEIGHT = {"m2": 0.3, "ngc6976": 0.27, "run1140": 0.18, "run1045": 0.25}
 LEVEL_WEIGHT = np.array([0.34, 0.25, 0.15, 0.10, 0.08, 0.08])
 
@@ -367,7 +372,7 @@ class Composer:
                 continue
             total = np.zeros(o.mask.shape, np.float32)
             total[place[1]] = np.maximum(light[place[0]] @ WEIGHTS, 0.0)
-            item = Item(y0, x0, o.mask, total * o.mask, 0.5, 0.0, True, -2)
+            item = Item(y0, x0, o.mask, total * o.mask, 0.5, 0.0, True, SKY_GALAXY)
             if place[1] == np.s_[0 : o.mask.shape[0], 0 : o.mask.shape[1]]:
                 shrink(item, 1.1 * canvas.noise, canvas.noise)
             canvas.items.append(item)
@@ -556,7 +561,7 @@ class Composer:
         total = canvas.light @ WEIGHTS
         middle, high = np.quantile(ndimage.gaussian_filter(total[::2, ::2], 1.0), (0.4, 0.65))
         # The sum's noise, and a count or so of rounding.
-        canvas.noise = float(max((high - middle) / 0.64, FAINTEST_COUNTS / stretch.slope))
+        canvas.noise = float(max((high - middle) / 0.64, FAINTEST_COUNTS / stretch.slope, COARSE_NOISE))
         count = rng.choice([0, rng.poisson(1.8), rng.poisson(5.0)], p=[0.18, 0.57, 0.25])
         targets = []
         for _ in range(min(int(count), 10)):
@@ -598,7 +603,9 @@ class Composer:
             cell = np.zeros((h, w), bool)
             cell[inside[0]] = mask[inside[1]]
             part = cell[step][place[1]]
-            if part.sum() < 0.5 * mask.sum():
+            # A mosaic repeats the few large galaxies of its sky: more than three of them teach nothing new.
+            known = sum(item.source == SKY_GALAXY for item in canvas.items)
+            if part.sum() < 0.5 * mask.sum() or (canvas.level > 2 and known >= 3):
                 canvas.ignore[place[0]] |= part
                 continue
             rows, columns = np.flatnonzero(part.any(1)), np.flatnonzero(part.any(0))
@@ -612,7 +619,7 @@ class Composer:
                     0.5,
                     0.0,
                     True,
-                    -2,
+                    SKY_GALAXY,
                 )
             )
 

@@ -12,15 +12,16 @@ class Calibration:
 
     Attributes
     ----------
-    score_scale, score_bias : float
-        Probability of being a galaxy = sigmoid(score_scale * logit + score_bias), where the logit is the mean
-        of the box head's and the class head's (Platt 1999).
+    score_box, score_galaxy, score_bias : float
+        Probability of being a galaxy = sigmoid(score_box * b + score_galaxy * g + score_bias), with the box head's
+        logit b and the class head's second opinion g (Platt 1999, with two scores).
     class_scale, class_bias : float
         Probability of being a spiral, given a galaxy, in the same way (class_scale is the inverse temperature
         of Guo et al. 2017).
     """
 
-    score_scale: float = 1.0
+    score_box: float = 0.5
+    score_galaxy: float = 0.5
     score_bias: float = 0.0
     class_scale: float = 1.0
     class_bias: float = 0.0

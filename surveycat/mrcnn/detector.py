@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import os
+from typing import NamedTuple
 
 import numpy as np
 
@@ -139,6 +140,32 @@ def golden_answer(found):
     }
 
 
+class RawDetections(NamedTuple):
+    """What the network says of N detections in a batch of tiles.
+
+    Attributes
+    ----------
+    tile : ndarray of int, shape (N,)
+        Index in the batch.
+    box : ndarray of float32, shape (N, 4)
+        Boxes in pixels of the tile.
+    box_logit, galaxy_logit, spiral_logit : ndarray, shape (N,)
+        The box head's and the class head's opinion on "galaxy", and the class head's on "spiral".
+    mask_logit : ndarray of float32, shape (N, M, M)
+        Mask in the frame of the box.
+    capped : ndarray of int
+        Tiles that hit a limit.
+    """
+
+    tile: np.ndarray
+    box: np.ndarray
+    box_logit: np.ndarray
+    galaxy_logit: np.ndarray
+    spiral_logit: np.ndarray
+    mask_logit: np.ndarray
+    capped: np.ndarray
+
+
 class Detector:
     """A loaded network.
 
@@ -189,6 +216,40 @@ class Detector:
         return Detections.concatenate(parts)
 
     def _one_batch(self, tiles, start, min_score):
+        raw = self.look(tiles)
+        calibration = self.network.config.calibration
+        score = _sigmoid(
+            calibration.score_box * raw.box_logit + calibration.score_galaxy * raw.galaxy_logit + calibration.score_bias
+        )
+        p_spiral = _sigmoid(calibration.class_scale * raw.spiral_logit + calibration.class_bias)
+        likely = np.nonzero(score >= min_score)[0]
+        crops, origins = paste_masks(raw.mask_logit[likely], raw.box[likely], self.tile_size)
+        drawn = [i for i, crop in enumerate(crops) if crop.any()]
+        keep = likely[drawn]
+        return Detections.from_masks(
+            tile=raw.tile[keep] + start,
+            level=0,
+            box=raw.box[keep],
+            score=score[keep],
+            p_spiral=p_spiral[keep],
+            masks=[crops[i] for i in drawn],
+            mask_origin=origins[drawn],
+            capped=raw.capped + start,
+        )
+
+    def look(self, tiles):
+        """Everything the network says of one batch, before calibration.
+
+        Parameters
+        ----------
+        tiles : ndarray of uint8, shape (B, T, T, 3)
+            At most `batch_size` tiles.
+
+        Returns
+        -------
+        RawDetections
+            Its answer.
+        """
         count = len(tiles)
         if count < self.batch_size:
             tiles = np.concatenate([tiles, np.zeros((self.batch_size - count, *tiles.shape[1:]), tiles.dtype)])
@@ -196,24 +257,9 @@ class Detector:
         boxes, logits, crowded = (_to_numpy(one)[:count] for one in (boxes, logits, crowded))
         tile, slot = np.nonzero(logits > -1e8)
         boxes, logits = boxes[tile, slot], logits[tile, slot]
-        capped = np.nonzero(crowded | (np.bincount(tile, minlength=count) == self.network.config.max_detections))[0]
-
+        full = np.bincount(tile, minlength=count) == self.network.config.max_detections
         masks, galaxy, spiral = self._describe_packed(pixels, levels, boxes, tile.astype(np.int32))
-        calibration = self.network.config.calibration
-        score = _sigmoid(calibration.score_scale * 0.5 * (logits + galaxy) + calibration.score_bias)
-        p_spiral = _sigmoid(calibration.class_scale * spiral + calibration.class_bias)
-        crops, origins = paste_masks(masks, boxes, self.tile_size)
-        keep = [i for i in range(len(boxes)) if score[i] >= min_score and crops[i].any()]
-        return Detections.from_masks(
-            tile=tile[keep] + start,
-            level=np.zeros(len(keep), np.int16),
-            box=boxes[keep],
-            score=score[keep],
-            p_spiral=p_spiral[keep],
-            masks=[crops[i] for i in keep],
-            mask_origin=origins[keep],
-            capped=capped + start,
-        )
+        return RawDetections(tile, boxes, logits, galaxy, spiral, masks, np.nonzero(crowded | full)[0])
 
     def _describe_packed(self, pixels, levels, boxes, tile):
         """Masks and logits of all detections of the batch, in chunks of one shape."""

@@ -20,6 +20,7 @@ from surveycat.scratch import Scratch
 rng = np.random.default_rng(5)
 PICTURE = np.clip(rng.normal(20, 8, (300, 700, 3)), 0, 255).astype(np.uint8)
 PICTURE[100:140, 200:260] += 100
+OPENED = open_image(PICTURE)  # in memory
 
 
 @pytest.fixture
@@ -60,16 +61,14 @@ def test_what_an_image_says_of_itself(fits_path):
 @given(
     box=st.tuples(*[st.integers(-300, 800)] * 2, *[st.integers(1, 300)] * 2),
     level=st.integers(0, 3),
-    data=st.data(),
 )
-def test_read_pads_with_the_colour_of_the_sky(box, level, data):
+def test_read_pads_with_the_colour_of_the_sky(box, level):
     """A window is the same part of the whole, and has the median colour outside, in every level."""
     y0, x0, height, width = box
-    with open_image(PICTURE) as image:
-        window = image.read((y0, x0, y0 + height, x0 + width), level)
-        whole = image.read((0, 0, *image.level_shape(level)), level)
+    window = OPENED.read((y0, x0, y0 + height, x0 + width), level)
+    whole = OPENED.read((0, 0, *OPENED.level_shape(level)), level)
     sky = np.median(PICTURE, axis=(0, 1)).astype(np.uint8)
-    padded = np.broadcast_to(sky, (2000, 2000, 3)).copy()
+    padded = np.broadcast_to(sky, (1700, 2000, 3)).copy()
     padded[500 : 500 + whole.shape[0], 500 : 500 + whole.shape[1]] = whole
     expected = padded[500 + y0 : 500 + y0 + height, 500 + x0 : 500 + x0 + width]
     np.testing.assert_array_equal(window, expected)

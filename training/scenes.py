@@ -223,6 +223,12 @@ def block_average(image):
     return 0.25 * (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2])
 
 
+def choose(groups, weights, rng):
+    """One of the groups that are not empty, at random by their weights."""
+    weights = np.array([weight * (len(group) > 0) for group, weight in zip(groups, weights, strict=True)])
+    return groups[rng.choice(len(groups), p=weights / weights.sum())]
+
+
 class Composer:
     """Composes scenes of one split from its stamps and sky.
 
@@ -259,7 +265,7 @@ class Composer:
 
     def pick(self, target, rng):
         """Index of a stamp that can be shown `target` px long without being enlarged (or hardly so)."""
-        group = self.groups[rng.choice(3, p=[0.47, 0.47, 0.06])]
+        group = choose(self.groups, (0.47, 0.47, 0.06), rng)
         sides = self.side[group]
         limit = target / (1.3 if rng.random() < 0.15 else 1.04)
         first = min(np.searchsorted(sides, limit), len(group) - 12)
@@ -435,7 +441,7 @@ class Composer:
 
     def cutout(self, rng):
         """A whole cutout at native scale, padded by its median colour as the tiler pads."""
-        group = self.cutouts[rng.choice(3, p=[0.45, 0.45, 0.10])]
+        group = choose(self.cutouts, (0.45, 0.45, 0.10), rng)
         index = int(group[rng.integers(len(group))])
         light, labels = self.stamps.cutout(index)
         table = self.stamps.table

@@ -268,31 +268,44 @@ class Bitmaps:
             return self
         if down > 6:
             return self.shrunk(6).shrunk(down - 6)
-        fields = 64 >> down
-        covered = np.unpackbits(self.words.astype(">u8").view(np.uint8)).reshape(-1, 64)
-        for _ in range(down):
-            covered = covered[:, ::2] + covered[:, 1::2]
         y0, c0 = self.y0 >> down, self.c0 >> down
         rows = ((self.y0 + self.rows - 1) >> down) - y0 + 1
         columns = ((self.c0 + self.columns - 1) >> down) - c0 + 1
         # One entry for each coarse row of a column of fine words.
         mask, column = _count_up(self.columns)
-        column_of, row = _count_up(rows[mask])
-        mask, column = mask[column_of], column[column_of]
-        fine_row = np.maximum(((y0[mask] + row) << down) - self.y0[mask], 0)
-        covered = np.add.reduceat(covered, self.start[mask] + column * self.rows[mask] + fine_row, dtype=np.uint16)
+        entry, row = _count_up(rows[mask])
+        mask, column = mask[entry], self.c0[mask[entry]] + column[entry]
+        covered = self._padded(y0 << down, rows << down)._covered(down)
         most = np.maximum.reduceat(covered.max(axis=1), np.flatnonzero(np.diff(mask, prepend=-1)))
         enough = np.minimum(most, 4**down // 2)[mask]
-        packed = np.zeros((len(mask), 8), dtype=np.uint8)
         bits = np.packbits(covered >= enough[:, None], axis=1)
-        packed[:, : bits.shape[1]] = bits
-        column = self.c0[mask] + column
-        offset = (column & (2**down - 1)) * fields
-        value = packed.view(">u8")[:, 0].astype(np.uint64) >> offset.astype(np.uint64)
-        words = np.zeros((rows * columns).sum(), dtype=np.uint64)
-        small = Bitmaps(y0, rows, c0, columns, words)
-        np.bitwise_or.at(words, small._at(mask, y0[mask] + row, column >> down), value)
+        value = np.zeros((len(mask), 8), dtype=np.uint8)
+        value[:, : bits.shape[1]] = bits
+        # Several fine words make one coarse word: each has its place in it.
+        place = (column & (2**down - 1)) * (64 >> down)
+        value = value.view(">u8")[:, 0].astype(np.uint64) >> place.astype(np.uint64)
+        small = Bitmaps(y0, rows, c0, columns, np.zeros((rows * columns).sum(), dtype=np.uint64))
+        np.bitwise_or.at(small.words, small._at(mask, y0[mask] + row, column >> down), value)
         return small
+
+    def _padded(self, y0, rows):
+        """The same masks in more rows."""
+        padded = Bitmaps(y0, rows, self.c0, self.columns, np.zeros((rows * self.columns).sum(), np.uint64))
+        mask, column = _count_up(self.columns)
+        entry, row = _count_up(self.rows[mask])
+        first = padded.start[mask] + column * rows[mask] + (self.y0 - y0)[mask]
+        padded.words[first[entry] + row] = self.words
+        return padded
+
+    def _covered(self, down):
+        """Pixels in each block of ``2**down`` rows and columns, (W / 2**down, 64 / 2**down) uint16 ndarray."""
+        covered = np.unpackbits(self.words.astype(">u8").view(np.uint8)).reshape(-1, 64)
+        for step in range(down):
+            covered = covered[:, ::2] + covered[:, 1::2]
+            covered = covered[::2] + covered[1::2]
+            if step == 2:
+                covered = covered.astype(np.uint16)
+        return covered
 
     @staticmethod
     def _join(parts):

@@ -1,0 +1,299 @@
+"""One row per galaxy, wherever the seams are: the seam rule against detectors that know the truth."""
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from mask_detector import MaskDetector, catalogue, look_at
+
+from surveycat.detections import Detections
+from surveycat.stitch import BLENDED, CAPPED, EDGE_TRUNCATED, SINGLE_LOOK, confirm, second_looks, stitch
+from surveycat.tiles import TileGrid
+
+
+def ellipse(side, ratio=1.0, angle=0.0):
+    """Mask of an ellipse with that longer axis, in a crop without margin."""
+    reach = int(np.ceil(side / 2)) + 1
+    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
+    u, v = y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
+    mask = np.hypot(u, v / ratio) <= side / 2
+    return mask[np.ix_(mask.any(axis=1), mask.any(axis=0))]
+
+
+def detector_of(*galaxies, scores=None):
+    """`MaskDetector` of ellipses given as ``centre row, centre column, side[, ratio[, angle]]``."""
+    masks = [ellipse(*g[2:]) for g in galaxies]
+    origins = [
+        (int(y) - m.shape[0] // 2, int(x) - m.shape[1] // 2) for (y, x, *_), m in zip(galaxies, masks, strict=True)
+    ]
+    scores = np.full(len(masks), 0.9) if scores is None else np.asarray(scores)
+    return MaskDetector(masks, np.array(origins).reshape(-1, 2), scores)
+
+
+def names(objects):
+    """Which mask each object is, sorted."""
+    return sorted(np.rint(objects.detections.p_spiral).astype(int).tolist())
+
+
+def full_area(objects):
+    """Areas in pixels of level 0, in the order of the masks."""
+    found = objects.detections
+    return (found.area * 4.0**found.level)[np.argsort(found.p_spiral)]
+
+
+def rows(objects):
+    """Everything the stitching says, as plain tuples in its own order."""
+    found = objects.detections
+    columns = (found.p_spiral, found.level, found.score, *found.mask_box.T, found.area)
+    columns += (objects.n_seen, objects.n_tiles, objects.host, objects.flags)
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+# A perfect detector ------------------------------------------------------------------------------------------
+
+
+@st.composite
+def scenes(draw):
+    """A grid and masks of 3 to 1500 px that may overlap and nest, with random scores."""
+    size = draw(st.integers(64, 300))
+    overlap = draw(st.integers(max(16, size // 5), size // 2))
+    shift = tuple(draw(st.integers(0, size - overlap - 1)) for _ in range(2))
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    shape = tuple(rng.integers(200, 8 * (size - overlap), 2).tolist())
+    galaxies = []
+    for _ in range(draw(st.integers(1, 12))):
+        largest = min(1500, 0.8 * min(shape))
+        side = np.exp(rng.uniform(np.log(3), np.log(largest)))
+        # Every third one lies on an earlier one.
+        if galaxies and rng.random() < 0.33:
+            y, x, host, *_ = galaxies[rng.integers(len(galaxies))]
+            side = min(side, max(3, 0.5 * host))
+            y, x = np.array([y, x]) + rng.normal(0, host / 4, 2)
+        else:
+            y, x = rng.uniform(0, shape)
+        half = side / 2 + 2
+        y, x = np.clip(y, half, max(half, shape[0] - half)), np.clip(x, half, max(half, shape[1] - half))
+        galaxies.append((y, x, side, rng.uniform(0.5, 1), rng.uniform(0, np.pi)))
+    return TileGrid(shape, size, overlap, shift), distinct(galaxies), rng
+
+
+def distinct(galaxies):
+    """Without those that would be the same object by rule 3 (centre in centre, area alike)."""
+    kept = []
+    for g in galaxies:
+        near = [np.hypot(g[0] - k[0], g[1] - k[1]) < 0.5 * max(g[2], k[2]) for k in kept]
+        alike = [0.3 < g[2] / k[2] < 3.3 for k in kept]
+        if not any(n and a for n, a in zip(near, alike, strict=True)):
+            kept.append(g)
+    return kept
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@given(scenes())
+def test_whole_and_tiled_give_the_same(scene):
+    """Protects the guarantee: nothing missing, nothing doubled, areas right, for any grid and any size."""
+    grid, galaxies, rng = scene
+    detector = detector_of(*galaxies, scores=rng.random(len(galaxies)))
+    objects = catalogue(detector, grid)
+    assert names(objects) == list(range(len(galaxies)))
+    home = grid.home_level(np.array([max(m.shape) for m in detector.masks]))
+    # A mask that is given in pixels of its home level is uncertain by those that its outline crosses.
+    outline = np.array([2 * sum(m.shape) for m in detector.masks])
+    true = np.array([m.sum() for m in detector.masks])
+    assert np.all(np.abs(full_area(objects) - true) <= outline * 2.0**home * (home > 0))
+    assert np.array_equal(np.sort(objects.detections.score), np.sort(detector.scores.astype(np.float32)))
+
+
+@pytest.mark.parametrize("centre, n_tiles", [((100, 100), 1), ((100, 224), 2), ((224, 224), 4)])
+def test_small_object_over_one_two_and_four_tiles(centre, n_tiles):
+    """Protects the count of tiles, by which users audit the seams, and that one of them is chosen."""
+    objects = catalogue(detector_of((*centre, 40)), TileGrid((1000, 900)))
+    assert names(objects) == [0]
+    assert (objects.n_seen.tolist(), objects.n_tiles.tolist()) == ([n_tiles], [n_tiles])
+    assert objects.detections.level.tolist() == [0] and objects.flags.tolist() == [0]
+
+
+@pytest.mark.parametrize("side", [70, 150, 300, 500, 900])
+def test_large_object_over_many_tiles_is_one(side):
+    """Protects galaxies larger than the overlap, and than nine tiles: no pieces, the mask from the finest look."""
+    grid = TileGrid((1500, 1300))
+    detector = detector_of((700, 650, side, 0.8, 0.5))
+    objects = catalogue(detector, grid)
+    assert names(objects) == [0]
+    assert objects.detections.level[0] == min(grid.look_level(max(detector.masks[0].shape)), grid.n_levels - 1)
+    assert full_area(objects)[0] == pytest.approx(detector.masks[0].sum(), rel=0.03)
+    assert objects.flags.tolist() == [0]
+
+
+def test_nested_pairs_stay_two():
+    """Protects companions on discs: a small galaxy inside a large mask keeps its row, and names its host."""
+    pairs = [(400, 400, 300), (430, 420, 40), (900, 300, 50), (900, 310, 14), (900, 900, 120), (940, 900, 5)]
+    objects = catalogue(detector_of(*pairs), TileGrid((1200, 1200)))
+    assert names(objects) == list(range(6))
+    host = {int(objects.detections.p_spiral[i]): h for i, h in enumerate(objects.host.tolist())}
+    on = {k: -1 if h < 0 else int(objects.detections.p_spiral[h]) for k, h in host.items()}
+    # Of those at home on one level the network has decided within one tile: they have no host.
+    assert on == {0: -1, 1: 0, 2: -1, 3: -1, 4: -1, 5: 4}
+    assert np.array_equal((objects.flags & BLENDED) > 0, objects.host >= 0)
+
+
+def test_dense_cluster_on_a_corner_of_tiles():
+    """Protects crowds where four tiles meet: everything there is seen four times, in pieces and whole."""
+    rng = np.random.default_rng(5)
+    y, x = np.mgrid[0:8, 0:8].reshape(2, -1) * 11 + 180
+    sizes = rng.uniform(5, 18, 64), rng.uniform(0.6, 1, 64)
+    detector = detector_of(*[(a, b, s, r) for a, b, s, r in zip(y, x, *sizes, strict=True)])
+    assert names(catalogue(detector, TileGrid((700, 640)))) == list(range(64))
+
+
+@pytest.mark.parametrize("step", [9, 12, 16])
+def test_chains_never_merge(step):
+    """Protects crowds: A overlaps B and B overlaps C, and yet there are as many rows as galaxies."""
+    chain = [(220, 60 + step * k, 24) for k in range(30)]
+    assert names(catalogue(detector_of(*chain), TileGrid((600, 640)))) == list(range(30))
+
+
+def test_chain_of_imperfect_sightings_does_not_merge_its_ends():
+    """Protects rule 4: with A ~ B and B ~ C, but not A ~ C, and B the worst, A and C both stay."""
+    mask = np.ones((20, 30), dtype=bool)
+    origin = [(100, 100), (100, 109), (100, 118)]
+    distance = [1, 9, 2]
+    grid = TileGrid((700, 700))
+    boxes = [(y, x, y + 20, x + 30) for y, x in origin]
+    found = Detections.from_masks([0, 1, 4], 0, boxes, 0.9, [0, 1, 2], [mask] * 3, origin, centre_distance=distance)
+    assert names(stitch(found, grid)) == [0, 2]
+    # Within one tile the network has decided.
+    assert names(stitch(found.replace(tile=np.zeros(3, int)), grid)) == [0, 1, 2]
+
+
+def test_equal_scores_and_order_of_arrival_do_not_matter():
+    """Protects reproducibility: workers answer in any order, and scores are often equal."""
+    rng = np.random.default_rng(2)
+    grid = TileGrid((800, 900))
+    galaxies = [(*rng.uniform(20, 780, 2), s, rng.uniform(0.4, 1), 1.0) for s in rng.uniform(4, 30, 60)]
+    detector = detector_of(*galaxies, (400, 450, 260), (200, 600, 90))
+    found = look_at(detector, grid.tiles(), grid)
+    expected = rows(catalogue(detector, grid, found))
+    for _ in range(3):
+        assert rows(catalogue(detector, grid, found.select(rng.permutation(len(found))))) == expected
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (255, 257), (256, 4000), (4000, 256), (40, 1500), (3, 700), (700, 1100)])
+def test_awkward_shapes(shape):
+    """Protects one-row and one-column grids, tiny images and images that are not square."""
+    grid = TileGrid(shape)
+    side = min(30, *shape)
+    x = np.arange(side // 2, shape[1] - side // 2, max(2 * side, shape[1] // 20))
+    y = np.arange(side // 2, shape[0] - side // 2, max(2 * side, shape[0] // 20))
+    centres = [(b, a) for b in (y if len(y) else [0]) for a in (x if len(x) else [0])]
+    masks = [np.ones((1, 1), bool) if side < 3 else ellipse(side - 1)] * len(centres)
+    origins = np.array([(b - masks[0].shape[0] // 2, a - masks[0].shape[1] // 2) for b, a in centres])
+    objects = catalogue(MaskDetector(masks, np.maximum(origins, 0), np.full(len(masks), 0.7)), grid)
+    assert names(objects) == list(range(len(masks)))
+
+
+def test_very_long_image():
+    """Protects strips of 256 x 100000: ten levels of one row, a galaxy on each seam."""
+    grid = TileGrid((256, 100_000))
+    galaxies = [(100 + k % 50, 224 + 192 * k, 8 + k % 45) for k in range(0, 515, 9)] + [(128, 51_234, 240, 0.9)]
+    assert names(catalogue(detector_of(*galaxies), grid)) == list(range(len(galaxies)))
+
+
+def test_nothing_found_is_nothing():
+    """Protects the empty catalogue."""
+    grid = TileGrid((500, 500))
+    objects = stitch(Detections.empty(), grid)
+    assert len(objects) == 0 and second_looks(objects, grid) == []
+    assert len(confirm(objects, Detections.empty(), grid)) == 0
+
+
+# Flags, second looks and companions --------------------------------------------------------------------------
+
+
+class Picky(MaskDetector):
+    """Sees only the masks that `sees(which, tile)` allows."""
+
+    sees = staticmethod(lambda which, tile: True)
+
+    def __call__(self, tile):
+        found = super().__call__(tile)
+        return found.select(np.array([self.sees(int(k), tile) for k in found.p_spiral], dtype=bool))
+
+
+def picky(sees, *galaxies):
+    plain = detector_of(*galaxies)
+    detector = Picky(plain.masks, plain.origins, plain.scores)
+    detector.sees = sees
+    return detector
+
+
+def test_cut_one_is_looked_at_centred_until_whole():
+    """Protects rule 5: what was seen in pieces only gets a tile centred on it."""
+    grid = TileGrid((1000, 1000))
+    detector = picky(lambda which, tile: tile.level == 0, (224, 300, 120))
+    objects = stitch(look_at(detector, grid.tiles(), grid), grid)
+    assert objects.detections.cut.all()
+    looks = second_looks(objects, grid)
+    assert all(tile.level == 0 and tile.index >= len(grid) for tile in looks)
+    objects = catalogue(detector, grid)
+    assert names(objects) == [0] and not objects.detections.cut.any()
+    assert full_area(objects)[0] == detector.masks[0].sum()
+
+
+def test_piece_that_no_look_confirms_goes():
+    """Protects against rows with an outline on a tile line: a piece never becomes an object."""
+    grid = TileGrid((1000, 1000))
+    detector = picky(lambda which, tile: tile.index in (0, 1), (100, 224, 80))
+    assert len(look_at(detector, grid.tiles(), grid)) and len(catalogue(detector, grid)) == 0
+
+
+def test_whole_find_that_no_look_confirms_stays_with_a_flag():
+    """Protects large galaxies that are seen on their home level only: kept, and said so."""
+    grid = TileGrid((2000, 2000))
+    detector = picky(lambda which, tile: tile.index < len(grid) and tile.level == 2, (900, 900, 200))
+    objects = catalogue(detector, grid)
+    assert names(objects) == [0]
+    assert objects.flags.tolist() == [SINGLE_LOOK]
+
+
+def test_unconfirmed_blend_of_finer_objects_goes():
+    """Protects groups: two galaxies taken for one on a coarse level are two rows, not three."""
+    grid = TileGrid((2000, 2000))
+
+    def sees(which, tile):
+        return which > 0 or (tile.index < len(grid) and tile.level == 2)
+
+    detector = picky(sees, (900, 900, 200), (900, 860, 40), (900, 940, 40))
+    assert names(catalogue(detector, grid)) == [1, 2]
+
+
+def test_knot_that_the_larger_ones_look_does_not_show_goes():
+    """Protects against rows for spiral arms: what only the finest level sees, inside a disc, is a knot."""
+    grid = TileGrid((2000, 2000))
+
+    def sees(which, tile):
+        return which == 0 or (tile.level == 0 and tile.index < len(grid))
+
+    # 40 px on a look level of 2: 10 px there, and so it had to be seen.
+    assert names(catalogue(picky(sees, (900, 900, 600), (950, 900, 40)), grid)) == [0]
+    # Not inside the disc it is nobody's knot.
+    assert names(catalogue(picky(sees, (900, 900, 600), (400, 400, 40)), grid)) == [0, 1]
+
+
+def test_edge_of_the_image_is_flagged_and_cuts_nothing():
+    """Protects galaxies on the border: a row each, flag edge_truncated, no endless second look."""
+    grid = TileGrid((700, 600))
+    objects = catalogue(detector_of((15, 300, 31), (300, 300, 31), (684, 15, 31)), grid)
+    order = np.argsort(objects.detections.p_spiral)
+    assert names(objects) == [0, 1, 2]
+    assert (objects.flags[order] & EDGE_TRUNCATED > 0).tolist() == [True, False, True]
+
+
+def test_cap_is_never_silent():
+    """Protects rule 7: all that was seen in a capped tile carries the flag, nothing else does."""
+    grid = TileGrid((700, 700))
+    detector = detector_of((100, 100, 20), (400, 400, 20))
+    found = look_at(detector, grid.tiles(), grid)
+    objects = catalogue(detector, grid, found.replace(capped=np.array([0])))
+    order = np.argsort(objects.detections.p_spiral)
+    assert (objects.flags[order] & CAPPED > 0).tolist() == [True, False]

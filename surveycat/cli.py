@@ -38,11 +38,20 @@ def _reporting(command):
             click.echo(f"surveycat: {_one_line(error)}", err=True)
             code = 1
         except KeyboardInterrupt:
-            click.echo("surveycat: interrupted, nothing was written", err=True)
+            click.echo(f"surveycat: interrupted, {_way_on(options.get('out'))}", err=True)
             code = INTERRUPTED
         sys.exit(code)
 
     return reporting
+
+
+def _way_on(out):
+    """Say what an interrupted command has left behind and how to go on."""
+    from surveycat.unfinished import partial_folder
+
+    if out is None or not partial_folder(out).is_dir():
+        return "nothing was written"
+    return f"what is finished is kept in {partial_folder(out)}; add --resume to the same command to go on"
 
 
 def _one_line(error):
@@ -96,7 +105,8 @@ def main():
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
-@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start afresh.")
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one.")
 @click.option("--preview", help="A picture of what was found (.png or .jpg).")
 @_reporting
 def run(images, out, quiet, **options):

@@ -31,7 +31,18 @@ TIMEOUT = 600.0  # seconds for a batch
 START_TIMEOUT = 120.0  # seconds for workers to come up
 
 
-def detect(image, tiles, detector, workers=0, *, min_score=0.5, timeout=TIMEOUT, progress=None, failed=None):
+def detect(
+    image,
+    tiles,
+    detector,
+    workers=0,
+    *,
+    min_score=0.5,
+    timeout=TIMEOUT,
+    progress=None,
+    failed=None,
+    finished=None,
+):
     """Find galaxies in tiles of an image.
 
     A tile in which the detector reaches one of its limits is looked at once more in four windows.
@@ -57,6 +68,8 @@ def detect(image, tiles, detector, workers=0, *, min_score=0.5, timeout=TIMEOUT,
     failed : list, optional
         Gets (`~surveycat.tiles.Tile`, reason) for each tile that could not be searched, and the others go on.
         Without it such a tile is an error.
+    finished : `~surveycat.unfinished.Finished`, optional
+        Batches that need not be done again; it gets each one as soon as it is done.
 
     Returns
     -------
@@ -76,6 +89,8 @@ def detect(image, tiles, detector, workers=0, *, min_score=0.5, timeout=TIMEOUT,
             outcomes = functools.partial(_here, image, detector, min_score, timeout)
         else:
             outcomes = functools.partial(_on_workers, client, _ticket(image), detector, min_score, timeout)
+        if finished is not None:
+            outcomes = functools.partial(_only_new, finished, outcomes)
         batch_size = getattr(detector, "batch_size", BATCH)
         found, lost = _search(outcomes, tiles, batch_size, progress)
         found, lost_windows = _with_windows(outcomes, tiles, batch_size, found)
@@ -204,6 +219,27 @@ def _search(outcomes, tiles, batch_size, progress=None):
             parts.append(answer)
     found = Detections.concatenate(parts)
     return found.select(np.argsort(found.tile, kind="stable")), sorted(lost, key=lambda pair: pair[0].index)
+
+
+def _only_new(finished, outcomes, batches, **options):
+    """Yield (batch, outcome) as `outcomes` does, which is asked only for what is not finished already."""
+    known = deque()
+
+    def new():
+        for batch in batches:
+            answer = finished.get(batch)
+            if answer is None:
+                yield batch
+            else:
+                known.append((batch, answer))
+
+    for batch, answer in outcomes(new(), **options):
+        if not isinstance(answer, Exception):
+            finished.put(batch, answer)
+        yield batch, answer
+        while known:
+            yield known.popleft()
+    yield from known
 
 
 def _with_windows(outcomes, tiles, batch_size, found):

@@ -4,19 +4,19 @@
 starts, walks the line for each image, and says in ``table.meta`` what was done.
 """
 
-import contextlib
 import logging
 import os
-import tempfile
 import time
 from datetime import UTC, datetime
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
 
 from surveycat import __version__, catalog
-from surveycat.dispatch import cluster, detect, loaded
+from surveycat.detections import FILE_VERSION
+from surveycat.dispatch import BATCH, cluster, detect, loaded
 from surveycat.errors import OptionError, RunFailed
 from surveycat.image import open_image
 from surveycat.measure import measure
@@ -26,6 +26,7 @@ from surveycat.preview import preview as draw
 from surveycat.region import parse_region
 from surveycat.stitch import confirm, second_looks, stitch
 from surveycat.tiles import TileGrid
+from surveycat.unfinished import Finished, check_unfinished, work_folder
 
 __all__ = ["run", "search"]
 
@@ -47,6 +48,7 @@ def run(
     min_score=0.5,
     workers=0,
     overwrite=False,
+    resume=False,
     preview=None,
     progress=None,
 ):
@@ -78,7 +80,10 @@ def run(
         Processes that share the work; 0 works in this one. A script that asks for workers needs the usual
         ``if __name__ == "__main__":``, since each process imports it.
     overwrite : bool, optional
-        Replace outputs that exist.
+        Replace outputs that exist, and start afresh where an unfinished run lies.
+    resume : bool, optional
+        Go on with an unfinished run, if there is one: until it ends, a run keeps in the folder ``<out>.partial``
+        what it has done.
     preview : path, optional
         Where to write a picture of what was found (.png or .jpg), for a single image.
     progress : callable, optional
@@ -98,42 +103,44 @@ def run(
     images = _as_list(images)
     position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
     _check_options(images, position, min_score)
-    _check_outputs(images, out, preview, overwrite)
+    going_on = check_unfinished(out, resume, overwrite)
+    _check_outputs(images, out, preview, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
     detector = detector or DetectorSpec(os.fspath(weights))
 
+    options = {**position, "region": region, "min_score": min_score}
     tables, inputs, failures = [], [], []
-    with _scratch(workers) as scratch, cluster(workers) as client:
-        for each in images:
-            with open_image(each, **position, scratch=scratch) as whole:
+    with work_folder(out, going_on) as folder, cluster(workers) as client:
+        for number, each in enumerate(images):
+            with open_image(each, **position, scratch=folder / "scratch") as whole:
                 image = _part(whole, region)
                 network = loaded(detector)  # with workers too, which must not meet bad weights
+                made_by = _made_by(network)
+                finished = Finished(folder / str(number), _manifest(image, network, made_by, options))
                 _say(image.notes, image.name)
-                found, failed = search(image, detector, client, min_score, progress)
+                found, failed = search(image, detector, client, min_score, progress, finished)
                 if preview is not None:
                     draw(catalog.finish(found), image, preview)
                 tables.append(_in_whole(found, image.offset))
                 inputs.append(_about(image))
                 failures += [_failure(image, tile, reason) for tile, reason in failed]
 
-    meta = {
-        "surveycat_version": __version__,
-        "weights": getattr(network, "weights_id", type(network).__name__),
-        "weights_sha256": getattr(network, "sha256", ""),
-        "options": {**position, "region": region, "min_score": min_score},
-        "inputs": inputs,
-        "tiles_failed": failures,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "run_seconds": round(time.monotonic() - started, 1),
-    }
-    one = tables[0] if len(tables) == 1 else catalog.join(tables, [about["name"] for about in inputs])
-    table = catalog.finish(one, meta)
-    if out is not None:
-        catalog.write(table, out, overwrite=overwrite)
+        meta = {
+            **made_by,
+            "options": options,
+            "inputs": inputs,
+            "tiles_failed": failures,
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "run_seconds": round(time.monotonic() - started, 1),
+        }
+        one = tables[0] if len(tables) == 1 else catalog.join(tables, [about["name"] for about in inputs])
+        table = catalog.finish(one, meta)
+        if out is not None:
+            catalog.write(table, out, overwrite=overwrite or going_on)
     return table
 
 
-def search(image, detector, workers=0, min_score=0.5, progress=None):
+def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None):
     """Walk the line for one image: tiles, network, stitch, second looks, measure.
 
     Parameters
@@ -144,6 +151,8 @@ def search(image, detector, workers=0, min_score=0.5, progress=None):
         As in `surveycat.dispatch.detect`.
     progress : callable, optional
         Called with the name of a stage, the number of tiles done and their total.
+    finished : `~surveycat.unfinished.Finished`, optional
+        What need not be done again.
 
     Returns
     -------
@@ -158,7 +167,8 @@ def search(image, detector, workers=0, min_score=0.5, progress=None):
         If no tile at all could be searched.
     """
     failed = []
-    find = partial(detect, image, detector=detector, workers=workers, min_score=min_score, failed=failed)
+    options = {"workers": workers, "min_score": min_score, "failed": failed, "finished": finished}
+    find = partial(detect, image, detector=detector, **options)
     grid = TileGrid(image.shape)
     found = find(grid.tiles(), progress=_stage(progress, "tiles"))
     if len(failed) == len(grid):
@@ -220,11 +230,6 @@ def _part(image, region):
     return image if region is None else image.region(parse_region(region, image))
 
 
-def _scratch(workers):
-    """Give a folder for large data that workers share; None for one process, which makes its own."""
-    return tempfile.TemporaryDirectory(prefix="surveycat-") if workers else contextlib.nullcontext()
-
-
 # What is said of the work ------------------------------------------------------------------------------
 
 
@@ -252,6 +257,28 @@ def _in_whole(table, offset):
         for name in (axis, f"{axis}_min", f"{axis}_max", f"footprint_{axis}"):
             table[name] = np.asarray(table[name]) + shift  # units come back with the schema
     return table
+
+
+def _made_by(network):
+    """Say what program and weights the answers come from."""
+    return {
+        "surveycat_version": __version__,
+        "weights": getattr(network, "weights_id", type(network).__name__),
+        "weights_sha256": getattr(network, "sha256", ""),
+    }
+
+
+def _manifest(image, network, made_by, options):
+    """Say everything on which the answers about an image depend: an interrupted run goes on only with the same."""
+    grid = TileGrid(image.shape)
+    return {
+        "input": _about(image),
+        "options": options,
+        **made_by,
+        "versions": {name: metadata.version(name) for name in ("keras", "tensorflow")},
+        "grid": {"size": grid.size, "overlap": grid.overlap, "batch": getattr(network, "batch_size", BATCH)},
+        "layout": FILE_VERSION,
+    }
 
 
 def _about(image):

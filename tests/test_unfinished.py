@@ -1,5 +1,12 @@
 """Going on after an interruption: nothing lost, nothing done twice, nothing mixed up."""
 
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import numpy as np
 import pytest
 from detectors import BlobDetector
@@ -7,8 +14,8 @@ from test_pipeline import same_rows
 
 import surveycat
 from surveycat import catalog
-from surveycat.errors import OutputError
-from surveycat.unfinished import partial_folder
+from surveycat.errors import OptionError, OutputError
+from surveycat.unfinished import Finished, partial_folder
 
 SHAPE = (700, 900)
 
@@ -26,6 +33,22 @@ class Counting(BlobDetector):
         if self.calls == self.stop_at:
             raise KeyboardInterrupt
         self.calls += 1
+        return super().__call__(pixels, min_score)
+
+
+class Logging(BlobDetector):
+    """Slow; notes each batch in a file, also from another process."""
+
+    batch_size = 1
+
+    def __init__(self, path):
+        super().__init__()
+        self.path = path
+
+    def __call__(self, pixels, min_score):
+        with open(self.path, "a") as file:
+            file.write("batch\n")
+        time.sleep(0.02)
         return super().__call__(pixels, min_score)
 
 
@@ -74,6 +97,9 @@ def test_unfinished_run_is_not_passed_over(image, tmp_path):
     [
         ({"min_score": 0.7}, "options.min_score 0.5, not 0.7"),
         ({"region": "0,0,600,600"}, "input.shape|options.region"),
+        ({"batch": 3}, "grid.batch 2, not 3"),
+        ({"weights": "other"}, "weights_sha256 , not other"),
+        ({"input": True}, "input.sha256"),
     ],
 )
 def test_other_run_is_refused(image, tmp_path, change, words):
@@ -87,3 +113,82 @@ def test_other_run_is_refused(image, tmp_path, change, words):
     with pytest.raises(OutputError, match=words):
         surveycat.run(image, out, detector=detector, resume=True, **change)
     assert partial_folder(out).is_dir() and detector.calls == 0
+
+
+def test_damaged_batch_is_searched_again(image, tmp_path):
+    """A finished batch is verified before it is skipped."""
+    out, undisturbed, rest = tmp_path / "cat.parquet", Counting(), Counting()
+    whole = surveycat.run(image, detector=undisturbed)
+    interrupted(image, out)
+    batches = sorted(partial_folder(out).glob("*/batch-*.npz"))
+    content = bytearray(batches[0].read_bytes())
+    content[len(content) // 2] ^= 255
+    batches[0].write_bytes(content)
+    batches[1].write_bytes(batches[1].read_bytes()[:100])
+    same_rows(whole, surveycat.run(image, out, detector=rest, resume=True), tolerance=0)
+    assert rest.calls == undisturbed.calls - 2
+
+
+def test_nothing_to_go_on_with(image, tmp_path):
+    """`--resume` may always be given; a finished catalogue is kept all the same."""
+    out = tmp_path / "cat.parquet"
+    assert len(surveycat.run(image, out, detector=Counting(), resume=True))
+    with pytest.raises(OutputError, match="exists already"):
+        surveycat.run(image, out, detector=Counting(), resume=True)
+    with pytest.raises(OptionError, match="both resume and overwrite"):
+        surveycat.run(image, out, detector=Counting(), resume=True, overwrite=True)
+    with pytest.raises(OptionError, match="without an output"):
+        surveycat.run(image, detector=Counting(), resume=True)
+
+
+def test_full_disk_is_an_error_in_one_line(tmp_path, monkeypatch):
+    """A disk that fills up while batches are kept ends the run with the reason, and leaves no half a file."""
+    finished = Finished(tmp_path / "0", {})
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match="No space left on device; make room"):
+        finished.put([], BlobDetector()(np.zeros((0, 9, 9, 3), np.uint8), 0.5))
+    assert [path.name for path in (tmp_path / "0").iterdir()] == ["manifest.json"]
+
+
+PROGRAM = """
+import sys
+sys.path.insert(0, {tests!r})
+from test_unfinished import Logging
+import surveycat
+if __name__ == "__main__":
+    image, out, log = sys.argv[1:]
+    surveycat.run(image, out, detector=Logging(log), workers={workers}, resume=True)
+"""
+
+
+@pytest.mark.parametrize(("workers", "kills"), [(0, 3), (2, 1)])
+def test_kill_at_any_moment(image, tmp_path, workers, kills):
+    """After `kill -9` the run goes on: the same rows, and few batches are done again."""
+    out, log = tmp_path / "cat.parquet", tmp_path / "calls"
+    whole = surveycat.run(image, detector=Logging(tmp_path / "undisturbed"))
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(tests=str(Path(__file__).parent), workers=workers))
+    command = [sys.executable, program, image, out, log]
+    for kill in range(kills):
+        run = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        wait_for_lines(log, 3 + 5 * kill, run)
+        os.killpg(run.pid, signal.SIGKILL)
+        run.wait(30)
+        assert not out.exists() and partial_folder(out).is_dir()
+    subprocess.run(command, check=True, timeout=200)
+    same_rows(whole, catalog.read(out))
+    again = len(log.read_text().split()) - len((tmp_path / "undisturbed").read_text().split())
+    # With workers a batch may be done and its answer still be on its way, while the next has begun.
+    assert again <= kills * max(1, 2 * workers)
+
+
+def wait_for_lines(path, count, run, seconds=120):
+    """Wait until a file has that many lines, or fail after a while."""
+    end = time.monotonic() + seconds
+    while not path.exists() or len(path.read_text().split()) < count:
+        assert time.monotonic() < end and run.poll() is None, "the run does not get on"
+        time.sleep(0.005)

@@ -64,7 +64,8 @@ class Objects:
     look : (N,) int16 ndarray
         Level on which it is to be looked at next, -1 when it needs no further look.
     seen_object, seen_tile : (M,) int64 ndarray
-        Which object was seen, whole and as itself, in which tile: once each, sorted.
+        Which object was seen as itself in which tile (in a tile of the grid whole, in a second look whole or cut):
+        once each, sorted.
     n_looks : int
         Second looks so far, so that every tile has an index of its own.
     """
@@ -190,7 +191,7 @@ def confirm(objects, looks, grid):
     seen_in = parent_index(looks.tile)[j]
     own = own_tile[i] == seen_in
     claims = _one_to_one(i, j, iou, looks.tile[j])
-    objects = _add_sightings(objects, i[claims & ~looks.cut[j]], seen_in[claims & ~looks.cut[j]])
+    objects = _add_sightings(objects, i[claims], seen_in[claims])
     whole = ~looks.cut[j]
     accepted = _best_of(len(objects), i, j, iou, own & claims & whole)
     grown = _best_of(len(objects), i, j, iou, own & claims & ~whole & objects.detections.cut[i])

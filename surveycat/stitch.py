@@ -415,8 +415,7 @@ def _finish_if_settled(objects, grid):
     """Rules 3 and 4 once more, and rule 6, when nothing is left to be looked at."""
     if not np.any(objects.look >= 0):
         objects = objects.select(~objects.detections.cut)
-        objects = _merge_looked(objects, grid)
-        objects = _count_tiles(objects, grid)
+        objects = _count_tiles(_merge_looked(objects, grid), grid)
         objects = _companions(_without_blends(objects, grid), grid)
         objects = _flag_edges(objects, grid)
     return objects.select(_by_position(objects.detections))
@@ -468,8 +467,8 @@ def _companions(objects, grid):
     An object with 0.7 of its mask in one that is at home on a coarser level is a companion or a knot of it (of the
     smallest, if there are several).  If the larger one's last look shows it too, it stays.  If it would be
     under 8 px there, it stays outside the ellipse that holds half of the larger mask; inside, it stays only if
-    it was seen in every tile of its home level that could show it, and on the coarsest level where it measures
-    8 px.  Else it goes.
+    it was seen in every tile of its home level that could show it, on the coarsest level where it measures 8 px,
+    and in a look of its own, for which it is marked first.  Else it goes.
     """
     found = objects.detections
     side = _full_side(found)
@@ -477,12 +476,24 @@ def _companions(objects, grid):
     inner, outer = _inside(found, lambda inner, outer: home[inner] < home[outer])
     shown = _is_in(inner, parent_index(found.tile)[outer], objects.seen_object, objects.seen_tile)
     tiny = side[inner] < _READABLE * 2.0 ** found.level[outer]
-    steady = _seen_throughout(objects, side, grid)[inner] | ~_in_half_ellipse(found, inner, outer)
-    good = shown | (tiny & steady)
-    area = found.area * 4.0**found.level
+    central = _in_half_ellipse(found, inner, outer)
+    steady = _seen_throughout(objects, side, grid)
+    looked = parent_index(found.tile) >= len(grid)
+    good = shown | (tiny & (~central | (steady & looked)[inner]))
+    fresh = steady & ~looked & (objects.flags & SINGLE_LOOK == 0)
+    doubtful = np.zeros(len(objects), dtype=bool)
+    doubtful[inner[~shown & tiny & central & fresh[inner]]] = True
+    if doubtful.any():
+        return replace(objects, look=np.where(doubtful, grid.look_level(side), -1).astype(np.int16))
+    return _with_hosts(objects, home, inner, outer, good)
+
+
+def _with_hosts(objects, home, inner, outer, good):
+    """Give each inner object its host; those that lie on one without being `good` go."""
+    area = objects.detections.area * 4.0**objects.detections.level
     host, stays = np.full(len(objects), -1), np.ones(len(objects), dtype=bool)
     # From large to small, so that a knot of a knot is left to the galaxy behind both.
-    for level in range(grid.n_levels - 2, -1, -1):
+    for level in np.unique(home)[::-1]:
         pairs = np.flatnonzero((home[inner] == level) & stays[outer])
         pairs = pairs[np.lexsort([-outer[pairs], -area[outer[pairs]]])]
         host[inner[pairs]] = outer[pairs]

@@ -17,6 +17,9 @@ from surveycat.mrcnn.weights import load_arrays, load_network, save_arrays, writ
 from training.evaluate import look_at_cutouts, read_cutouts
 from training.loader import read_shard
 
+# Galaxies brighter than r = 20.5 in a tile of 256 px at 0.396"/px: 2,800 a square degree (Yasuda et al. 2001).
+SKY_GALAXIES = 2.2
+
 
 def fit_logistic(logits, target):
     """Weights and bias that turn logits into a probability, by maximum likelihood (Platt 1999).
@@ -142,7 +145,10 @@ def calibrate(network, scenes, data):
         The fit.
     """
     detector = Detector(network)
-    return Calibration(*fit_logistic(*judge_scenes(detector, scenes)), *fit_logistic(*judge_cutouts(detector, data)))
+    box, galaxy, bias = fit_logistic(*judge_scenes(detector, scenes))
+    # scenes hold more galaxies than the sky among the same stars: odds go with the density (Saerens et al. 2002)
+    bias += np.log(SKY_GALAXIES / np.mean([len(scene["box"]) for scene in scenes]))
+    return Calibration(box, galaxy, float(bias), *fit_logistic(*judge_cutouts(detector, data)))
 
 
 def write_preset(network, config, folder, tile):

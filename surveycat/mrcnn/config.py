@@ -93,7 +93,7 @@ class NetworkConfig:
     mask_channels: int = 64
     class_widths: tuple = (24, 32, 64, 128)
     class_context: float = 1.3
-    first_look_score: float = 0.1
+    first_look_score: float = 0.3
     calibration: Calibration = Calibration()
 
     @property

@@ -43,6 +43,7 @@ _SAME_AREA = 4
 _SAME_CUT = 0.5
 _INSIDE = 0.7
 _READABLE = 8
+_GROWN = 1.1
 # How far the area of a small or thin mask may be off once it is given in coarse pixels.
 _SLACK = 2
 
@@ -124,7 +125,7 @@ def stitch(found, grid):
         Sorted by position.  What needs a second look is marked in `look`; if nothing does, this is the end.
     """
     found = found.select(found.area > 0)
-    home = ~found.cut & (grid.home_level(_full_side(found)) == found.level)
+    home = ~found.cut & _at_home(found, grid)
     i, j, iou = _matches(found)
     allowed = ~(home[i] & home[j]) | _mutually_best(i, j, iou, found.tile)
     i, j = i[allowed], j[allowed]
@@ -203,6 +204,12 @@ def confirm(objects, looks, grid):
     objects = _take_over(objects, looks, accepted, grown, grid)
     objects = replace(_flag_capped(objects, looks.capped), n_looks=objects.n_looks + len(tiles))
     return _finish_if_settled(objects.select(keep), grid)
+
+
+def _at_home(found, grid):
+    """Which detections may lie on their home level, their sides being known to a pixel of their level."""
+    side, pixel = _full_side(found), 2.0**found.level
+    return (grid.home_level(side - pixel) <= found.level) & (found.level <= grid.home_level(side + pixel))
 
 
 # Rule 3 -----------------------------------------------------------------------------------------------------
@@ -391,7 +398,9 @@ def _take_over(objects, looks, accepted, grown, grid):
     new = Detections.concatenate([found, looks]).select(source).replace(capped=found.capped)
     open_ = (objects.look >= 0) & (accepted < 0)
     finest = grid.look_level(_full_side(new))
-    again = np.maximum(objects.look + 1, finest)
+    # Of a cut one more has come to light: centred on that, the same level may show all of it.
+    recentred = _full_side(new) > _GROWN * _full_side(found)
+    again = np.maximum(objects.look + ~recentred, finest)
     # A whole one gets one more chance on the next level, a cut one goes on to where it is whole.
     more = open_ & (new.cut | (objects.look == finest)) & (again < grid.n_levels - 1)
     single = open_ & ~more & ~new.cut

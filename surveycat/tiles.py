@@ -319,9 +319,7 @@ class TileGrid:
         int64 ndarray
             The finest level on which the side is at most `reach`, or the top level.
         """
-        side = np.maximum(np.asarray(side, dtype=float), 1)
-        level = np.ceil(np.log2(side / self.reach)).astype(np.int64)
-        return np.clip(level, 0, self.n_levels - 1)
+        return self._finest_level(side, self.reach)
 
     def look_level(self, side):
         """Finest level on which a box of larger side `side` (level-0 pixels) takes at most 3/4 of a tile.
@@ -336,8 +334,12 @@ class TileGrid:
         int64 ndarray
             That level, or the top level where there is none.
         """
+        return self._finest_level(side, LOOK_SHARE * self.size)
+
+    def _finest_level(self, side, limit):
+        """Finest level on which a side, given in pixels of level 0, is at most `limit`, or the top level."""
         side = np.maximum(np.asarray(side, dtype=float), 1)
-        level = np.ceil(np.log2(side / (LOOK_SHARE * self.size))).astype(np.int64)
+        level = np.ceil(np.log2(side / limit)).astype(np.int64)
         return np.clip(level, 0, self.n_levels - 1)
 
     def centred_tile(self, index, level, y, x):

@@ -88,6 +88,29 @@ def distinct(galaxies):
     return kept
 
 
+def unlike(detector, most):
+    """The same detector without masks that have an IoU above `most` with an earlier one."""
+    kept = []
+    for k, (mask, origin) in enumerate(zip(detector.masks, detector.origins, strict=True)):
+        if all(iou(mask, origin, detector.masks[other], detector.origins[other]) <= most for other in kept):
+            kept.append(k)
+    return MaskDetector([detector.masks[k] for k in kept], detector.origins[kept], detector.scores[kept])
+
+
+def iou(mask, origin, other, other_origin):
+    """Intersection over union of two masks."""
+    low = np.maximum(origin, other_origin)
+    high = np.minimum(origin + mask.shape, other_origin + other.shape)
+    if np.any(high <= low):
+        return 0.0
+    one, two = (
+        m[tuple(slice(*ends) for ends in zip(low - o, high - o, strict=True))]
+        for m, o in ((mask, origin), (other, other_origin))
+    )
+    shared = np.count_nonzero(one & two)
+    return shared / (mask.sum() + other.sum() - shared)
+
+
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes())
 def test_whole_and_tiled_give_the_same(scene):
@@ -144,6 +167,22 @@ def test_dense_cluster_on_a_corner_of_tiles():
     sizes = rng.uniform(5, 18, 64), rng.uniform(0.6, 1, 64)
     detector = detector_of(*[(a, b, s, r) for a, b, s, r in zip(y, x, *sizes, strict=True)])
     assert names(catalogue(detector, TileGrid((700, 640)))) == list(range(64))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_sizes_at_the_border_of_two_levels_in_a_crowd(seed):
+    """Protects sides that are 57 px on one level and 2 x 28 on the next: at home on neither, neighbours took them."""
+    rng = np.random.default_rng(seed)
+    galaxies = []
+    for _ in range(60):
+        side = rng.choice([rng.uniform(53, 61), rng.uniform(30, 60), rng.uniform(108, 120)])
+        place = rng.uniform(70, 630, 2)
+        if galaxies and rng.random() < 0.6:
+            place = np.clip(galaxies[rng.integers(len(galaxies))][:2] + rng.normal(0, 12, 2), 70, 630)
+        galaxies.append((*place, side, rng.uniform(0.25, 1), rng.uniform(0, np.pi)))
+    detector = unlike(detector_of(*galaxies, scores=rng.random(60)), 0.8)
+    grid = TileGrid((700, 700), shift=tuple(rng.integers(0, 192, 2)))
+    assert names(catalogue(detector, grid)) == list(range(len(detector.masks)))
 
 
 @pytest.mark.parametrize("step", [9, 12, 16])
@@ -237,6 +276,15 @@ def test_cut_one_is_looked_at_centred_until_whole():
     assert all(tile.level == 0 and tile.index >= len(grid) for tile in looks)
     objects = catalogue(detector, grid)
     assert names(objects) == [0] and not objects.detections.cut.any()
+    assert full_area(objects)[0] == detector.masks[0].sum()
+
+
+def test_look_that_shows_more_is_centred_anew():
+    """Protects detail: a look centred on a piece shows more of it, and one centred on that, on the same level, all."""
+    grid = TileGrid((1000, 1000))
+    detector = picky(lambda which, tile: tile.index >= len(grid) or tile.index == 0, (100, 320, 185, 0.4, 1.57))
+    objects = catalogue(detector, grid)
+    assert names(objects) == [0] and objects.detections.level.tolist() == [0]
     assert full_area(objects)[0] == detector.masks[0].sum()
 
 

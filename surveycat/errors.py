@@ -31,3 +31,11 @@ class OptionError(SurveycatError):
 
 class RunFailed(SurveycatError):
     """The search itself could not be carried through, though its input was good."""
+
+
+class ServiceError(SurveycatError):
+    """A service on the net gave no usable answer."""
+
+
+class OutsideFootprint(ServiceError):
+    """The survey has no image of that part of the sky."""

@@ -1,29 +1,37 @@
-"""Pixels to feature pyramid: a small residual network (He et al. 2016) and an FPN (Lin et al. 2017)."""
+"""Pixels to feature pyramid: a residual network (He et al. 2016), small or large, and an FPN (Lin et al. 2017)."""
 
 from keras import Input, Model, layers
 
+RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
-def conv_norm(x, channels, size, stride, name, activation="relu"):
-    """Convolution without bias, batch normalisation, activation.
+
+def conv_norm(x, channels, size, stride, name, activation="relu", norm=None, bias=False, padding="same"):
+    """Convolution, batch normalisation, activation.
 
     Parameters
     ----------
     x : tensor, shape (B, H, W, C)
         Input.
     channels, size, stride : int
-        Output channels, kernel side, stride ("same" padding).
+        Output channels, kernel side, stride.
     name : str
-        Name of the convolution; the normalisation is called ``<name>_bn``.
+        Name of the convolution.
     activation : str or None
         Name of the activation that follows.
+    norm : str, optional
+        Name of the normalisation; ``<name>_bn`` by default.
+    bias : bool
+        Whether the convolution has a bias, which the normalisation after it makes superfluous.
+    padding : str
+        ``same`` or ``valid``.
 
     Returns
     -------
-    tensor, shape (B, ceil(H / stride), ceil(W / stride), channels)
+    tensor, shape (B, H / stride, W / stride, channels)
         Output.
     """
-    x = layers.Conv2D(channels, size, strides=stride, padding="same", use_bias=False, name=name)(x)
-    x = layers.BatchNormalization(momentum=0.98, epsilon=1e-3, name=f"{name}_bn")(x)
+    x = layers.Conv2D(channels, size, strides=stride, padding=padding, use_bias=bias, name=name)(x)
+    x = layers.BatchNormalization(momentum=0.98, epsilon=1e-3, name=norm or f"{name}_bn")(x)
     return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 
 
@@ -79,7 +87,67 @@ def compact_stages(x, config):
     return stages
 
 
-def pyramid(stages, channels):
+def bottleneck_block(x, channels, stride, first, place):
+    """1 x 1, 3 x 3 and 1 x 1 convolution, and a shortcut (He et al. 2016, figure 5 right), named as in ``mrcnn``.
+
+    Parameters
+    ----------
+    x : tensor, shape (B, H, W, C)
+        Input.
+    channels, stride : int
+        Channels of the first two convolutions, the third has four times as many; stride of the first.
+    first : bool
+        Whether the block is the first of its stage and its shortcut a convolution.
+    place : str
+        Number of the stage and letter of the block.
+
+    Returns
+    -------
+    tensor, shape (B, H / stride, W / stride, 4 * channels)
+        Output.
+    """
+
+    def branch(x, number, channels, size, stride, activation=None):
+        name = f"{place}_branch{number}"
+        return conv_norm(x, channels, size, stride, f"res{name}", activation, norm=f"bn{name}", bias=True)
+
+    shortcut = branch(x, "1", 4 * channels, 1, stride) if first else x
+    x = branch(x, "2a", channels, 1, stride, "relu")
+    x = branch(x, "2b", channels, 3, 1, "relu")
+    x = branch(x, "2c", 4 * channels, 1, 1)
+    return layers.Activation("relu", name=f"res{place}_out")(layers.Add(name=f"res{place}_add")([x, shortcut]))
+
+
+def resnet_stages(x, config):
+    """ResNet-50 or ResNet-101 as the ``mrcnn`` package builds it.
+
+    Parameters
+    ----------
+    x : tensor, shape (B, T, T, 3)
+        Normalised pixels.
+    config : MrcnnConfig
+        Which of the two.
+
+    Returns
+    -------
+    list of tensor
+        C2 to C5, strides 4 to 32.
+    """
+    # three zeros on every side: "same" would put two before and three after, and shift everything by a pixel
+    x = layers.ZeroPadding2D(3, name="conv1_pad")(x)
+    x = conv_norm(x, config.stem_channels, 7, 2, "conv1", norm="bn_conv1", bias=True, padding="valid")
+    x = layers.MaxPooling2D(3, strides=2, padding="same", name="conv1_pool")(x)
+    stages = []
+    for stage, blocks in enumerate(RESNET_BLOCKS[config.backbone], start=2):
+        for block in range(blocks):
+            stride = 2 if block == 0 and stage > 2 else 1
+            channels, place = config.stem_channels * 2 ** (stage - 2), f"{stage}{chr(ord('a') + block)}"
+            x = bottleneck_block(x, channels, stride, block == 0, place)
+        stages.append(x)
+    return stages
+
+
+def pyramid(stages, channels, lateral_name):
     """Join coarse and fine features from the top down (Lin et al. 2017, figure 3).
 
     Parameters
@@ -88,6 +156,8 @@ def pyramid(stages, channels):
         C2 to C5.
     channels : int
         Channels of each output level.
+    lateral_name : str
+        Name of the 1 x 1 convolutions, with ``{0}`` for the number of the level.
 
     Returns
     -------
@@ -96,7 +166,7 @@ def pyramid(stages, channels):
     """
     merged = []
     for number, stage in reversed(list(enumerate(stages, start=2))):
-        lateral = layers.Conv2D(channels, 1, name=f"fpn_c{number}")(stage)
+        lateral = layers.Conv2D(channels, 1, name=lateral_name.format(number))(stage)
         if merged:
             coarser = layers.UpSampling2D(2, name=f"fpn_up{number}")(merged[-1])
             lateral = layers.Add(name=f"fpn_add{number}")([lateral, coarser])
@@ -113,7 +183,7 @@ def build_backbone(config):
 
     Parameters
     ----------
-    config : NetworkConfig
+    config : NetworkConfig or MrcnnConfig
         Architecture.
 
     Returns
@@ -122,4 +192,5 @@ def build_backbone(config):
         (B, T, T, 3) normalised pixels -> list of P2 to P6, each (B, T / stride, T / stride, pyramid_channels).
     """
     pixels = Input((config.tile_size, config.tile_size, 3), name="pixels")
-    return Model(pixels, pyramid(compact_stages(pixels, config), config.pyramid_channels), name="backbone")
+    stages = (resnet_stages if config.backbone in RESNET_BLOCKS else compact_stages)(pixels, config)
+    return Model(pixels, pyramid(stages, config.pyramid_channels, config.names.lateral), name="backbone")

@@ -2,8 +2,155 @@
 
 import dataclasses
 import json
+from typing import ClassVar
 
 from surveycat.errors import WeightsError
+
+
+class Stored:
+    """What every configuration shares: its form on disk, the pyramid's strides, and boxes in pixels."""
+
+    _records: ClassVar = {}
+
+    @property
+    def strides(self):
+        """tuple of int : px per cell of the pyramid levels P2 to P6."""
+        return (4, 8, 16, 32, 64)
+
+    @property
+    def frame(self):
+        """float : side of the tile in units of the network's boxes, which are px from the tile's edge."""
+        return float(self.tile_size)
+
+    def to_frame(self, boxes):
+        """Half-open pixel boxes as the network's boxes.
+
+        Parameters
+        ----------
+        boxes : ndarray, shape (..., 4)
+            ``[y0, x0, y1, x1)`` px.
+
+        Returns
+        -------
+        ndarray, shape (..., 4)
+            The same, unless a configuration measures boxes otherwise.
+        """
+        return boxes
+
+    def to_pixels(self, boxes):
+        """Inverse of `to_frame`.
+
+        Parameters
+        ----------
+        boxes : ndarray, shape (..., 4)
+            Boxes of the network.
+
+        Returns
+        -------
+        ndarray, shape (..., 4)
+            ``[y0, x0, y1, x1)`` px.
+        """
+        return boxes
+
+    def to_json(self):
+        """Return the record as JSON text.
+
+        Returns
+        -------
+        str
+            One JSON object, as stored in ``config.json``.
+        """
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text):
+        """Read a record that `to_json` wrote.
+
+        Parameters
+        ----------
+        text : str
+            Content of a ``config.json``.
+
+        Returns
+        -------
+        NetworkConfig or MrcnnConfig
+            The same record.
+
+        Raises
+        ------
+        WeightsError
+            If the text is not JSON or has a field this version does not know.
+        """
+        fields = parse_record(text)
+        try:
+            known = {field.name for field in dataclasses.fields(cls)}
+            unknown = sorted(set(fields) - known)
+            if unknown:
+                raise WeightsError(
+                    f"config.json has unknown field {unknown[0]!r}: use the surveycat version that wrote it"
+                )
+            fields = {key: _as_tuple(value) for key, value in fields.items()}
+            for name, record in cls._records.items():
+                inner = fields.get(name, {})
+                fields[name] = record(**{key: _as_tuple(value) for key, value in inner.items()})
+            return cls(**fields)
+        except (TypeError, AttributeError) as error:
+            raise WeightsError(f"config.json cannot be read ({error}): restore the preset folder") from error
+
+
+def parse_record(text):
+    """Fields of a record, as JSON has them.
+
+    Parameters
+    ----------
+    text : str
+        Content of a ``config.json``.
+
+    Returns
+    -------
+    dict
+        The fields.
+
+    Raises
+    ------
+    WeightsError
+        If the text is not a JSON object.
+    """
+    try:
+        fields = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise WeightsError(f"config.json cannot be read ({error}): restore the preset folder") from error
+    if not isinstance(fields, dict):
+        raise WeightsError("config.json holds no record: restore the preset folder")
+    return fields
+
+
+def _as_tuple(value):
+    """JSON knows lists only."""
+    return tuple(value) if isinstance(value, list) else value
+
+
+@dataclasses.dataclass(frozen=True)
+class Names:
+    """What the layers with weights are called where both kinds of network have the same ones.
+
+    Attributes
+    ----------
+    lateral : str
+        The 1 x 1 convolutions of the pyramid, with ``{0}`` for the number of the level.
+    rpn : tuple of str
+        Shared convolution, scores and boxes of the RPN.
+    mask_convs : tuple of tuple of str
+        Convolution and normalisation of each layer of the mask head.
+    mask_up, mask_logit : str
+        Its transposed convolution and its last one.
+    """
+
+    lateral: str
+    rpn: tuple
+    mask_convs: tuple
+    mask_up: str
+    mask_logit: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,8 +175,8 @@ class Calibration:
 
 
 @dataclasses.dataclass(frozen=True)
-class NetworkConfig:
-    """Architecture, pixel statistics, limits and calibration of one network.
+class NetworkConfig(Stored):
+    """Architecture, pixel statistics, limits and calibration of a compact network.
 
     Attributes
     ----------
@@ -96,49 +243,22 @@ class NetworkConfig:
     first_look_score: float = 0.3
     calibration: Calibration = Calibration()
 
+    backbone: ClassVar = "compact"
+    names: ClassVar = Names(
+        lateral="fpn_c{0}",
+        rpn=("rpn_conv", "rpn_score", "rpn_box"),
+        mask_convs=tuple((f"mask_conv{number}", f"mask_conv{number}_bn") for number in range(3)),
+        mask_up="mask_up",
+        mask_logit="mask_logit",
+    )
+    conv_bias: ClassVar = False  # of convolutions that a normalisation follows
+    rpn_logits: ClassVar = 1  # of each anchor
+    mask_maps: ClassVar = 1  # of each region
+    cell_centre: ClassVar = 0.5  # where in its cell an anchor is centred
+    least_proposal: ClassVar = 4.0  # area, in units of the boxes
+    _records: ClassVar = {"calibration": Calibration}
+
     @property
-    def strides(self):
-        """tuple of int : px per cell of the pyramid levels P2 to P6."""
-        return (4, 8, 16, 32, 64)
-
-    def to_json(self):
-        """Return the record as JSON text.
-
-        Returns
-        -------
-        str
-            One JSON object, as stored in ``config.json``.
-        """
-        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
-
-    @classmethod
-    def from_json(cls, text):
-        """Read a record that `to_json` wrote.
-
-        Parameters
-        ----------
-        text : str
-            Content of a ``config.json``.
-
-        Returns
-        -------
-        NetworkConfig
-            The same record.
-
-        Raises
-        ------
-        WeightsError
-            If the text is not JSON or has a field this version does not know.
-        """
-        try:
-            fields = json.loads(text)
-            fields["calibration"] = Calibration(**fields.get("calibration", {}))
-            known = {field.name for field in dataclasses.fields(cls)}
-            unknown = sorted(set(fields) - known)
-            if unknown:
-                raise WeightsError(
-                    f"config.json has unknown field {unknown[0]!r}: use the surveycat version that wrote it"
-                )
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()})
-        except (json.JSONDecodeError, TypeError) as error:
-            raise WeightsError(f"config.json cannot be read ({error}): restore the preset folder") from error
+    def rpn_channels(self):
+        """int : channels of the RPN's shared convolution."""
+        return self.pyramid_channels

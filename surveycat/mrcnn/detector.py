@@ -223,7 +223,7 @@ class Detector:
         )
         p_spiral = _sigmoid(calibration.class_scale * raw.spiral_logit + calibration.class_bias)
         likely = np.nonzero(score >= min_score)[0]
-        crops, origins = paste_masks(raw.mask_logit[likely], raw.box[likely], self.tile_size)
+        crops, origins = self.network.paste(raw.mask_logit[likely], raw.box[likely], self.tile_size)
         drawn = [i for i, crop in enumerate(crops) if crop.any()]
         keep = likely[drawn]
         return Detections.from_masks(
@@ -253,70 +253,31 @@ class Detector:
         count = len(tiles)
         if count < self.batch_size:
             tiles = np.concatenate([tiles, np.zeros((self.batch_size - count, *tiles.shape[1:]), tiles.dtype)])
-        pixels, levels, boxes, logits, crowded = self._first_look(tiles)
-        boxes, logits, crowded = (_to_numpy(one)[:count] for one in (boxes, logits, crowded))
+        config = self.network.config
+        pixels, levels, boxes, logits, crowded, *evidence = self._first_look(tiles)
+        boxes, logits, crowded, *evidence = (_to_numpy(one)[:count] for one in (boxes, logits, crowded, *evidence))
         tile, slot = np.nonzero(logits > -1e8)
-        boxes, logits = boxes[tile, slot], logits[tile, slot]
-        full = np.bincount(tile, minlength=count) == self.network.config.max_detections
-        masks, galaxy, spiral = self._describe_packed(pixels, levels, boxes, tile.astype(np.int32))
-        return RawDetections(tile, boxes, logits, galaxy, spiral, masks, np.nonzero(crowded | full)[0])
+        boxes, logits, *evidence = (one[tile, slot] for one in (boxes, logits, *evidence))
+        full = np.bincount(tile, minlength=count) == config.max_detections
+        masks, galaxy, spiral = self._describe_packed(pixels, levels, boxes, tile.astype(np.int32), *evidence)
+        capped = np.nonzero(crowded | full)[0]
+        return RawDetections(tile, config.to_pixels(boxes), logits, galaxy, spiral, masks, capped)
 
-    def _describe_packed(self, pixels, levels, boxes, tile):
-        """Masks and logits of all detections of the batch, in chunks of one shape."""
-        count = len(boxes)
+    def _describe_packed(self, pixels, levels, *regions):
+        """Masks and logits of all detections of the batch, in chunks of one shape, the last filled up.
+
+        `regions` are the arguments of `describe` that have a row for each detection: boxes, tiles, what else it needs.
+        """
+        count = len(regions[0])
         side = 2 * self.network.config.mask_pool
         masks, galaxy, spiral = np.zeros((count, side, side), np.float32), np.zeros(count), np.zeros(count)
         for first in range(0, count, CHUNK):
-            part = slice(first, min(first + CHUNK, count))
-            size = part.stop - first
-            chunk = np.tile(np.float32([0, 0, 32, 32]), (CHUNK, 1))
-            index = np.zeros(CHUNK, np.int32)
-            chunk[:size], index[:size] = boxes[part], tile[part]
-            answer = [_to_numpy(one)[:size] for one in self._describe(pixels, levels, chunk, index)]
-            masks[part], galaxy[part], spiral[part] = answer
+            rows = np.minimum(np.arange(first, first + CHUNK), count - 1)
+            size = min(CHUNK, count - first)
+            answer = self._describe(pixels, levels, *(one[rows] for one in regions))
+            part = slice(first, first + size)
+            masks[part], galaxy[part], spiral[part] = (_to_numpy(one)[:size] for one in answer)
         return masks, galaxy, spiral
-
-
-def paste_masks(logits, boxes, tile_size):
-    """Masks in the frame of their boxes to pixels of the tile.
-
-    Parameters
-    ----------
-    logits : ndarray, shape (N, M, M)
-        Mask logits.
-    boxes : ndarray, shape (N, 4)
-        Boxes, px.
-    tile_size : int
-        Side of the tile, px; masks are clipped to it.
-
-    Returns
-    -------
-    crops : list of ndarray of bool, shape (h, w)
-        The masks, each cropped to its box.
-    origins : ndarray of int32, shape (N, 2)
-        Row and column of each crop's first pixel.
-    """
-    low = np.clip(np.floor(boxes[:, :2]), 0, tile_size - 1).astype(np.int32)
-    high = np.clip(np.ceil(boxes[:, 2:]), low + 1, tile_size).astype(np.int32)
-    crops = []
-    for logit, box, start, end in zip(logits, boxes, low, high, strict=True):
-        rows = _interpolation(start[0], end[0], box[0], box[2], logit.shape[0])
-        columns = _interpolation(start[1], end[1], box[1], box[3], logit.shape[1])
-        crops.append(rows @ logit @ columns.T > 0.0)
-    return crops, low
-
-
-def _interpolation(start, end, low, high, samples):
-    """Matrix (pixels, samples) that interpolates linearly from mask samples to the pixels start..end-1."""
-    position = (np.arange(start, end) + 0.5 - low) / max(high - low, 1e-3) * samples - 0.5
-    position = np.clip(position, 0.0, samples - 1.0)
-    below = np.minimum(np.floor(position).astype(int), samples - 2)
-    part = position - below
-    matrix = np.zeros((len(position), samples), np.float32)
-    index = np.arange(len(position))
-    matrix[index, below] = 1 - part
-    matrix[index, below + 1] = part
-    return matrix
 
 
 def _to_numpy(tensor):

@@ -26,26 +26,55 @@ def build_box_head(config):
     return Model(region, [logit, layers.Dense(4, name="box_deltas")(x)], name="box_head")
 
 
+def build_class_box_head(config):
+    """Background or which class, and where exactly if it is that class: the box head of the ``mrcnn`` package.
+
+    Parameters
+    ----------
+    config : MrcnnConfig
+        Pool size, width and classes.
+
+    Returns
+    -------
+    keras.Model
+        (R, box_pool, box_pool, C) -> class logits (R, K) and box deltas (R, K, 4), background first.
+    """
+    region = Input((config.box_pool, config.box_pool, config.pyramid_channels), name="region")
+    x = region
+    for number, size in enumerate((config.box_pool, 1), start=1):
+        norm = f"mrcnn_class_bn{number}"
+        x = conv_norm(x, config.box_units, size, 1, f"mrcnn_class_conv{number}", norm=norm, bias=True, padding="valid")
+    x = layers.Flatten(name="pool_squeeze")(x)
+    count = len(config.classes) + 1
+    deltas = layers.Dense(4 * count, name="mrcnn_bbox_fc")(x)
+    logits = layers.Dense(count, name="mrcnn_class_logits")(x)
+    return Model(region, [logits, layers.Reshape((count, 4), name="mrcnn_bbox")(deltas)], name="box_head")
+
+
 def build_mask_head(config):
     """Which pixels of the region belong to the galaxy (He et al. 2017, figure 4).
 
     Parameters
     ----------
-    config : NetworkConfig
-        Pool size and channels.
+    config : NetworkConfig or MrcnnConfig
+        Pool size, channels and names; how many masks each region has.
 
     Returns
     -------
     keras.Model
-        (R, mask_pool, mask_pool, C) -> mask logits (R, 2 * mask_pool, 2 * mask_pool).
+        (R, mask_pool, mask_pool, C) -> mask logits (R, 2 * mask_pool, 2 * mask_pool), with an axis (..., K) where
+        there are several masks.
     """
+    names, side = config.names, 2 * config.mask_pool
     region = Input((config.mask_pool, config.mask_pool, config.pyramid_channels), name="region")
     x = region
-    for number in range(3):
-        x = conv_norm(x, config.mask_channels, 3, 1, f"mask_conv{number}")
-    x = layers.Conv2DTranspose(config.mask_channels, 2, strides=2, activation="relu", name="mask_up")(x)
-    x = layers.Conv2D(1, 1, name="mask_logit")(x)
-    return Model(region, layers.Reshape((2 * config.mask_pool, 2 * config.mask_pool))(x), name="mask_head")
+    for conv, norm in names.mask_convs:
+        x = conv_norm(x, config.mask_channels, 3, 1, conv, norm=norm, bias=config.conv_bias)
+    x = layers.Conv2DTranspose(config.mask_channels, 2, strides=2, activation="relu", name=names.mask_up)(x)
+    x = layers.Conv2D(config.mask_maps, 1, name=names.mask_logit)(x)
+    if config.mask_maps == 1:
+        x = layers.Reshape((side, side))(x)
+    return Model(region, x, name="mask_head")
 
 
 def build_class_head(config):

@@ -6,34 +6,33 @@ from keras import layers, models, ops
 from surveycat.mrcnn import roi
 from surveycat.mrcnn.backbone import build_backbone
 from surveycat.mrcnn.heads import build_box_head, build_class_head, build_mask_head
+from surveycat.mrcnn.masks import paste_masks
 from surveycat.mrcnn.rpn import build_rpn_head, make_anchors, propose
 
 
-class MaskRCNN:
-    """Mask R-CNN whose class and mask heads run only on the detections that are kept.
+class Regions:
+    """What every Mask R-CNN does here: pyramid, proposals, boxes; its heads judge and describe them.
+
+    A kind of network adds its heads to `parts`, and says in `judge` what the box head makes of proposals, in
+    `describe` what is known of the detections that are kept, in `sample` how regions are read and in `paste` how masks
+    become pixels.
 
     Parameters
     ----------
-    config : NetworkConfig
+    config : NetworkConfig or MrcnnConfig
         Architecture and limits.
 
     Attributes
     ----------
     parts : dict of str to keras.Model
-        ``backbone``, ``rpn``, ``box_head``, ``mask_head``, ``class_head``: all that has weights.
+        ``backbone``, ``rpn``, ``box_head``, ``mask_head`` and whatever else has weights.
     anchors : ndarray of float32, shape (A, 4)
         Anchors of a tile.
     """
 
     def __init__(self, config):
         self.config = config
-        self.parts = {
-            "backbone": build_backbone(config),
-            "rpn": build_rpn_head(config),
-            "box_head": build_box_head(config),
-            "mask_head": build_mask_head(config),
-            "class_head": build_class_head(config),
-        }
+        self.parts = {"backbone": build_backbone(config), "rpn": build_rpn_head(config)}
         self.anchors = make_anchors(config)
 
     def normalise(self, images):
@@ -73,39 +72,39 @@ class MaskRCNN:
         return [ops.concatenate(one, axis=1) for one in zip(*outputs, strict=True)]
 
     def box_outputs(self, levels, boxes, training=False):
-        """Galaxy logit and refined box of every proposal.
+        """Class logits and box deltas of every proposal, as the box head gives them.
 
         Parameters
         ----------
         levels : list of tensor
             P2 to P6.
         boxes : tensor, shape (B, N, 4)
-            Proposals, px.
+            Proposals.
         training : bool
             Passed to the layers.
 
         Returns
         -------
-        logits : tensor, shape (B, N)
-            Galaxy or not.
-        deltas : tensor, shape (B, N, 4)
-            Box deltas, relative to `boxes`.
+        logits : tensor, shape (B, N) or (B, N, K)
+            Galaxy or not; or background and the classes.
+        deltas : tensor, shape (B, N, 4) or (B, N, K, 4)
+            Box deltas, relative to `boxes`, of each class where there are several.
         """
         count = boxes.shape[1]
         image_index = ops.repeat(ops.arange(ops.shape(boxes)[0], dtype="int32"), count)
         regions = self.pool(levels, ops.reshape(boxes, (-1, 4)), image_index, self.config.box_pool)
-        logits, deltas = self.parts["box_head"](regions, training=training)
-        return ops.reshape(logits, (-1, count)), ops.reshape(deltas, (-1, count, 4))
+        outputs = self.parts["box_head"](regions, training=training)
+        return [ops.reshape(one, (-1, count, *one.shape[1:])) for one in outputs]
 
     def pool(self, levels, boxes, image_index, samples):
-        """RoIAlign from the pyramid level that fits each box (P2 to P5).
+        """Features of regions, from the pyramid level that fits each box (P2 to P5).
 
         Parameters
         ----------
         levels : list of tensor
             P2 to P6; P6 serves the RPN only.
         boxes : tensor, shape (R, 4)
-            RoIs, px.
+            RoIs.
         image_index : tensor of int32, shape (R,)
             Image of each RoI.
         samples : int
@@ -118,7 +117,134 @@ class MaskRCNN:
         """
         levels = levels[:4]
         level = roi.pyramid_level(boxes, self.config.roi_side, len(levels))
+        return self.sample(levels, boxes, image_index, level, samples)
+
+    def first_look(self, images, **limits):
+        """Boxes and scores in a batch of tiles.
+
+        Parameters
+        ----------
+        images : tensor of uint8, shape (B, T, T, 3)
+            Tiles.
+        **limits
+            Passed to `judge`.
+
+        Returns
+        -------
+        pixels : tensor, shape (B, T, T, 3)
+            Normalised tiles, for `describe`.
+        levels : list of tensor
+            Feature pyramid, for `describe`.
+        boxes : tensor, shape (B, max_detections, 4)
+            Detections, best first.
+        logits : tensor, shape (B, max_detections)
+            Galaxy logits; -1e9 in unused slots.
+        crowded : tensor of bool, shape (B,)
+            True where the proposals may have been cut short by their limit.
+        *evidence : tensor, shape (B, max_detections, ...)
+            What else the box head knows of the detections, for `describe`.
+        """
+        config = self.config
+        pixels = self.normalise(images)
+        levels = self.parts["backbone"](pixels, training=False)
+        rpn_logits, rpn_deltas = self.rpn_outputs(levels)
+        proposals, objectness = propose(rpn_logits, rpn_deltas, ops.convert_to_tensor(self.anchors), config)
+        logits, boxes, *evidence = self.judge(levels, proposals, **limits)
+        wanted = ops.logical_and(objectness > -1e8, logits > _logit(config.first_look_score))
+        logits = ops.where(wanted, logits, -1e9)
+        logits, boxes, *evidence = roi.take_best(logits, config.proposals_after_nms, boxes, *evidence)
+        clipped = ops.clip(boxes, 0.0, config.frame)
+        logits, _, boxes, *evidence = roi.suppress(
+            logits,
+            clipped,
+            config.detection_nms_iou,
+            config.max_detections,
+            boxes,
+            *evidence,
+            centre_share=config.detection_centre_share,
+            group=self.group(evidence),
+        )
+        # the last proposal still looks like a galaxy: there may have been more behind it
+        crowded = objectness[:, -1] > 0.0
+        return pixels, levels, boxes, logits, crowded, *evidence
+
+    def group(self, evidence):
+        """Groups of detections that do not suppress each other.
+
+        Parameters
+        ----------
+        evidence : list of tensor, shape (B, N, ...)
+            As `judge` returns it.
+
+        Returns
+        -------
+        tensor of int32, shape (B, N), or None
+            The groups; None for one galaxy, one row, whatever its class.
+        """
+        return None
+
+
+class MaskRCNN(Regions):
+    """The compact Mask R-CNN, whose class and mask heads run only on the detections that are kept.
+
+    Parameters
+    ----------
+    config : NetworkConfig
+        Architecture and limits.
+    """
+
+    paste = staticmethod(paste_masks)
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.parts["box_head"] = build_box_head(config)
+        self.parts["mask_head"] = build_mask_head(config)
+        self.parts["class_head"] = build_class_head(config)
+
+    def sample(self, levels, boxes, image_index, level, samples):
+        """Read regions as `roi.roi_align` does.
+
+        Parameters
+        ----------
+        levels : list of tensor
+            P2 to P5.
+        boxes : tensor, shape (R, 4)
+            RoIs, px.
+        image_index, level : tensor of int32, shape (R,)
+            Image and pyramid level of each RoI.
+        samples : int
+            Samples along each side.
+
+        Returns
+        -------
+        tensor, shape (R, samples, samples, C)
+            Features.
+        """
         return roi.roi_align(levels, self.config.strides[:4], boxes, image_index, level, samples)
+
+    def judge(self, levels, proposals):
+        """Galaxy logit and refined box of every proposal.
+
+        Parameters
+        ----------
+        levels : list of tensor
+            P2 to P6.
+        proposals : tensor, shape (B, N, 4)
+            Proposals, px.
+
+        Returns
+        -------
+        logits : tensor, shape (B, N)
+            Galaxy or not.
+        boxes : tensor, shape (B, N, 4)
+            Boxes, not clipped to the tile, px.
+        """
+        logits, deltas = self.box_outputs(levels, proposals)
+        return logits, roi.decode_boxes(deltas, proposals)
+
+    def box_outputs(self, levels, boxes, training=False):  # a single class needs no axis
+        logits, deltas = super().box_outputs(levels, boxes, training)
+        return logits[..., 0], deltas
 
     def class_crops(self, pixels, boxes, image_index):
         """What the class head sees: the image around each box, and a channel that marks the box.
@@ -149,43 +275,6 @@ class MaskRCNN:
         level = ops.cast(ops.clip(ops.round(shrink), 0.0, len(copies) - 1.0), "int32")
         crops = roi.roi_align(copies, (1, 2, 4), square, image_index, level, samples)
         return ops.concatenate([crops, _box_mark(size, half, samples)], axis=-1)
-
-    def first_look(self, images):
-        """Boxes and scores in a batch of tiles.
-
-        Parameters
-        ----------
-        images : tensor of uint8, shape (B, T, T, 3)
-            Tiles.
-
-        Returns
-        -------
-        pixels : tensor, shape (B, T, T, 3)
-            Normalised tiles, for `describe`.
-        levels : list of tensor
-            Feature pyramid, for `describe`.
-        boxes : tensor, shape (B, max_detections, 4)
-            Detections, best first, not clipped to the tile, px.
-        logits : tensor, shape (B, max_detections)
-            Galaxy logits; -1e9 in unused slots.
-        crowded : tensor of bool, shape (B,)
-            True where the proposals may have been cut short by their limit.
-        """
-        config = self.config
-        pixels = self.normalise(images)
-        levels = self.parts["backbone"](pixels, training=False)
-        rpn_logits, rpn_deltas = self.rpn_outputs(levels)
-        proposals, objectness = propose(rpn_logits, rpn_deltas, ops.convert_to_tensor(self.anchors), config)
-        logits, deltas = self.box_outputs(levels, proposals)
-        logits = ops.where(objectness > -1e8, logits, -1e9)
-        logits, boxes = roi.take_best(logits, config.proposals_after_nms, roi.decode_boxes(deltas, proposals))
-        wanted = logits > _logit(config.first_look_score)
-        clipped = ops.clip(boxes, 0.0, float(config.tile_size))
-        keep = roi.nms_keep(clipped, wanted, config.detection_nms_iou, config.detection_centre_share)
-        logits, boxes = roi.take_best(ops.where(keep, logits, -1e9), config.max_detections, boxes)
-        # the last proposal still looks like a galaxy: there may have been more behind it
-        crowded = objectness[:, -1] > 0.0
-        return pixels, levels, boxes, logits, crowded
 
     def describe(self, pixels, levels, boxes, image_index, training=False):
         """Mask and class of chosen boxes, packed over the batch.
@@ -219,8 +308,8 @@ class MaskRCNN:
 
 
 def _logit(probability):
-    """Inverse of the sigmoid."""
-    return float(np.log(probability / (1.0 - probability)))
+    """Inverse of the sigmoid; 0 stands for "everything"."""
+    return float(np.log(probability / (1.0 - probability))) if probability > 0 else -1e8
 
 
 def _box_mark(size, half, samples):
@@ -238,17 +327,19 @@ def fold_batch_norm(part):
     Parameters
     ----------
     part : keras.Model
-        A functional model whose normalisations are called ``<convolution>_bn``.
+        A functional model.
 
     Returns
     -------
     keras.Model
-        The same function for inference, with fewer operations.
+        The same function for inference, with fewer operations; the part itself if it has no normalisation.
     """
-    norms = {layer.name.removesuffix("_bn"): layer for layer in part.layers if layer.name.endswith("_bn")}
+    norms = {_before(layer).name: layer for layer in part.layers if isinstance(layer, layers.BatchNormalization)}
+    if not norms:
+        return part
 
     def clone(layer):
-        if layer.name.endswith("_bn"):
+        if isinstance(layer, layers.BatchNormalization):
             return _Folded(name=layer.name)
         settings = layer.get_config()
         if layer.name in norms:
@@ -260,9 +351,14 @@ def fold_batch_norm(part):
         weights = layer.get_weights()
         if layer.name in norms:
             weights = _folded_weights(weights, norms[layer.name])
-        if weights and not layer.name.endswith("_bn"):
+        if weights and not isinstance(layer, layers.BatchNormalization):
             folded.get_layer(layer.name).set_weights(weights)
     return folded
+
+
+def _before(layer):
+    """The layer whose output a layer takes."""
+    return layer.input._keras_history.operation
 
 
 class _Folded(layers.Layer):

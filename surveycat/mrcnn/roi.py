@@ -2,6 +2,7 @@
 
 from keras import ops
 
+NMS_BLOCK = 512  # boxes that are compared with each other at once
 BOX_STD = (0.1, 0.1, 0.2, 0.2)  # scale of box deltas: the values of Ren et al. 2015's implementation
 
 
@@ -41,7 +42,7 @@ def pairwise_iou(first, second):
     width = ops.minimum(a[..., 3], b[..., 3]) - ops.maximum(a[..., 1], b[..., 1])
     intersection = ops.maximum(height, 0.0) * ops.maximum(width, 0.0)
     union = box_area(a) + box_area(b) - intersection
-    return intersection / ops.maximum(union, 1e-6)
+    return intersection / ops.maximum(union, 1e-12)
 
 
 def encode_boxes(boxes, reference):
@@ -84,7 +85,7 @@ def decode_boxes(deltas, reference):
     return ops.concatenate([centre - half, centre + half], axis=-1)
 
 
-def concentric(boxes, share):
+def concentric(first, second, share):
     """Whether two boxes have one centre, and so frame one galaxy, whatever their sizes.
 
     A galaxy and its bright middle overlap too little for a limit on IoU to notice; a companion on a disc is not
@@ -92,23 +93,25 @@ def concentric(boxes, share):
 
     Parameters
     ----------
-    boxes : tensor, shape (B, N, 4)
+    first : tensor, shape (B, N, 4)
+        Boxes.
+    second : tensor, shape (B, M, 4)
         Boxes.
     share : float
         Largest distance of the centres along either axis, in units of the smaller box's side along it.
 
     Returns
     -------
-    tensor of bool, shape (B, N, N)
+    tensor of bool, shape (B, N, M)
         True for such pairs; nowhere if `share` is 0.
     """
-    centre, size = 0.5 * (boxes[..., :2] + boxes[..., 2:]), boxes[..., 2:] - boxes[..., :2]
-    apart = ops.abs(ops.expand_dims(centre, -2) - ops.expand_dims(centre, -3))
-    smaller = ops.minimum(ops.expand_dims(size, -2), ops.expand_dims(size, -3))
+    a, b = ops.expand_dims(first, -2), ops.expand_dims(second, -3)
+    apart = ops.abs(0.5 * (a[..., :2] + a[..., 2:]) - 0.5 * (b[..., :2] + b[..., 2:]))
+    smaller = ops.minimum(a[..., 2:] - a[..., :2], b[..., 2:] - b[..., :2])
     return ops.all(apart < share * smaller, axis=-1)
 
 
-def nms_keep(boxes, alive, iou_limit, centre_share=0.0):
+def nms_keep(boxes, alive, iou_limit, centre_share=0.0, group=None):
     """Greedy non-maximum suppression as the fixed point of an IoU matrix.
 
     A box stays if no better box that stays overlaps it. Starting from "all stay" and applying that rule again
@@ -125,6 +128,8 @@ def nms_keep(boxes, alive, iou_limit, centre_share=0.0):
         Overlap above which the worse box goes.
     centre_share : float
         The worse of two `concentric` boxes goes too.
+    group : tensor of int, shape (B, N), optional
+        Boxes of different groups do not suppress each other.
 
     Returns
     -------
@@ -132,8 +137,9 @@ def nms_keep(boxes, alive, iou_limit, centre_share=0.0):
         The boxes that stay.
     """
     count = boxes.shape[-2]
-    better = ops.triu(ops.ones((count, count), dtype="bool"), k=1)  # better[i, j]: i comes before j
-    same = ops.logical_or(pairwise_iou(boxes, boxes) > iou_limit, concentric(boxes, centre_share))
+    place = ops.arange(count)
+    better = ops.expand_dims(place, 1) < place  # better[i, j]: i comes before j
+    same = _overlap(boxes, boxes, iou_limit, centre_share, group, group)
     beats = ops.cast(ops.logical_and(same, better), "float32")
 
     def step(keep, _changed, rounds):
@@ -147,6 +153,112 @@ def nms_keep(boxes, alive, iou_limit, centre_share=0.0):
         (alive, ops.convert_to_tensor(True), ops.convert_to_tensor(0)),
     )
     return keep
+
+
+def _overlap(first, second, iou_limit, centre_share, first_group, second_group):
+    """Which pairs overlap too much, and are of one group where there are groups: shape (B, N, M)."""
+    overlap = pairwise_iou(first, second) > iou_limit
+    if centre_share:
+        overlap = ops.logical_or(overlap, concentric(first, second, centre_share))
+    if first_group is None:
+        return overlap
+    return ops.logical_and(overlap, ops.equal(ops.expand_dims(first_group, -1), ops.expand_dims(second_group, -2)))
+
+
+def nms_first(boxes, alive, iou_limit, wanted, centre_share=0.0, group=None):
+    """The first boxes that the greedy suppression keeps, block by block: for many boxes, of which few are wanted.
+
+    Each block of boxes is compared with those kept so far, then with itself; when enough are kept in every tile of
+    the batch, the rest is not looked at.
+
+    Parameters
+    ----------
+    boxes : tensor, shape (B, N, 4)
+        Boxes, best first.
+    alive : tensor of bool, shape (B, N)
+        Boxes that take part at all.
+    iou_limit : float
+        Overlap above which the worse box goes.
+    wanted : int
+        Boxes to keep.
+    centre_share : float
+        The worse of two `concentric` boxes goes too.
+    group : tensor of int, shape (B, N), optional
+        Boxes of different groups do not suppress each other.
+
+    Returns
+    -------
+    index : tensor of int32, shape (B, wanted)
+        Rows of `boxes`, best first.
+    filled : tensor of bool, shape (B, wanted)
+        False where there was no box left.
+    """
+    total = boxes.shape[1]
+    padding = -total % NMS_BLOCK
+    boxes, alive = ops.pad(boxes, ((0, 0), (0, padding), (0, 0))), ops.pad(alive, ((0, 0), (0, padding)))
+    group = ops.zeros_like(alive, dtype="int32") if group is None else ops.pad(group, ((0, 0), (0, padding)))
+    batch = ops.shape(boxes)[0]
+    slots = ops.expand_dims(ops.arange(wanted, dtype="int32"), 0)
+    block_rows = ops.arange(NMS_BLOCK, dtype="int32")
+
+    def step(start, index, count):
+        rows = ops.repeat(ops.expand_dims(block_rows + start, 0), batch, axis=0)
+        block, block_group = take_rows(boxes, rows), take_rows(group, rows)
+        beaten = _overlap(block, take_rows(boxes, index), iou_limit, centre_share, block_group, take_rows(group, index))
+        beaten = ops.any(ops.logical_and(beaten, ops.expand_dims(slots < count, 1)), axis=-1)
+        free = ops.logical_and(take_rows(alive, rows), ops.logical_not(beaten))
+        keep = nms_keep(block, free, iou_limit, centre_share, block_group)
+        _, order = ops.top_k(ops.where(keep, NMS_BLOCK - block_rows, 0), NMS_BLOCK)  # the kept ones first, in order
+        kept = ops.sum(ops.cast(keep, "int32"), axis=1, keepdims=True)
+        place = slots - count
+        new = take_rows(rows, take_rows(order, ops.clip(place, 0, NMS_BLOCK - 1)))
+        fresh = ops.logical_and(place >= 0, place < kept)
+        return start + NMS_BLOCK, ops.where(fresh, new, index), ops.minimum(count + kept, wanted)
+
+    _, index, count = ops.while_loop(
+        lambda start, _index, count: ops.logical_and(start < total, ops.any(count < wanted)),
+        step,
+        (
+            ops.convert_to_tensor(0, dtype="int32"),
+            ops.zeros((batch, wanted), dtype="int32"),
+            ops.zeros((batch, 1), dtype="int32"),
+        ),
+    )
+    return index, slots < count
+
+
+def suppress(logits, boxes, iou_limit, wanted, *arrays, centre_share=0.0, group=None):
+    """Greedy non-maximum suppression of boxes that come best first.
+
+    Parameters
+    ----------
+    logits : tensor, shape (B, N)
+        Scores; -1e9 marks slots without a box.
+    boxes : tensor, shape (B, N, 4)
+        Boxes, best first.
+    iou_limit : float
+        Overlap above which the worse box goes.
+    wanted : int
+        Boxes to keep.
+    *arrays : tensor, shape (B, N, ...)
+        What else is known of the boxes.
+    centre_share : float
+        The worse of two `concentric` boxes goes too.
+    group : tensor of int, shape (B, N), optional
+        Boxes of different groups do not suppress each other.
+
+    Returns
+    -------
+    list of tensor, shape (B, wanted, ...)
+        The logits, -1e9 in unused slots; the boxes; the other arrays.
+    """
+    alive = logits > -1e8
+    if boxes.shape[1] <= NMS_BLOCK:
+        keep = nms_keep(boxes, alive, iou_limit, centre_share, group)
+        return take_best(ops.where(keep, logits, -1e9), wanted, boxes, *arrays)
+    index, filled = nms_first(boxes, alive, iou_limit, wanted, centre_share, group)
+    logits = ops.where(filled, take_rows(logits, index), -1e9)
+    return [logits, *[take_rows(array, index) for array in (boxes, *arrays)]]
 
 
 def take_best(order_by, count, *arrays):
@@ -198,7 +310,7 @@ def pyramid_level(boxes, roi_side, count):
     Parameters
     ----------
     boxes : tensor, shape (R, 4)
-        Boxes, px.
+        Boxes.
     roi_side : float
         RoIs of up to twice this side go to level 0, of up to four times to level 1, and so on.
     count : int
@@ -209,7 +321,7 @@ def pyramid_level(boxes, roi_side, count):
     tensor of int32, shape (R,)
         Index of the level, 0 is the finest.
     """
-    side = ops.sqrt(ops.maximum(box_area(boxes), 1.0))
+    side = ops.sqrt(ops.maximum(box_area(boxes), 1e-12))
     level = ops.floor(ops.log(side / roi_side) / ops.log(2.0))
     return ops.cast(ops.clip(level, 0.0, count - 1.0), "int32")
 
@@ -237,27 +349,69 @@ def roi_align(maps, strides, boxes, image_index, level, samples):
     tensor, shape (R, samples, samples, C)
         The samples.
     """
+    stride = ops.expand_dims(ops.take(ops.convert_to_tensor([float(s) for s in strides], dtype="float32"), level), -1)
+    bins = (ops.arange(samples, dtype="float32") + 0.5) / samples
+
+    def bin_centres(low, high, _last):
+        return (low + bins * (high - low)) / stride - 0.5
+
+    return _sample(maps, boxes, image_index, level, bin_centres, margin=0.5)
+
+
+def crop_and_resize(maps, boxes, image_index, level, samples):
+    """Bilinear samples of feature maps on a grid that includes the corners of each box, as TensorFlow 1 took them.
+
+    A sample outside the map is 0, even if only by rounding, and the order of operations is that of
+    ``tf.image.crop_and_resize``: so even those samples come out as they did where weights were trained with it.
+
+    Parameters
+    ----------
+    maps : list of tensor, shape (B, H_l, W_l, C)
+        Feature maps, which all cover the tile.
+    boxes : tensor, shape (R, 4)
+        RoIs, normalised: 0 is the centre of a map's first cell, 1 that of its last.
+    image_index, level : tensor of int32, shape (R,)
+        Which image of the batch, and which of the maps, each RoI is read from.
+    samples : int
+        Samples along each side, at least 2.
+
+    Returns
+    -------
+    tensor, shape (R, samples, samples, C)
+        The samples.
+    """
+    steps = ops.arange(samples, dtype="float32")
+
+    def with_corners(low, high, last):
+        return low * last + steps * ((high - low) * last / (samples - 1))
+
+    return _sample(maps, boxes, image_index, level, with_corners, margin=0.0)
+
+
+def _sample(maps, boxes, image_index, level, positions, margin):
+    """Bilinear samples of one map for each box, on the grid that `positions` lays.
+
+    `positions` takes low and high end of the boxes along one axis and the index of the maps' last cells, each of
+    shape (R, 1), and returns the samples' positions in cells, 0 at the centre of the first, shape (R, samples).
+    Samples farther than `margin` outside the centres of the outermost cells are 0.
+    """
     shapes = [(one.shape[1], one.shape[2]) for one in maps]
     cells = [height * width for height, width in shapes]
     channels = maps[0].shape[-1]
     flat = ops.concatenate([ops.reshape(one, (-1, n, channels)) for one, n in zip(maps, cells, strict=True)], axis=1)
     flat = ops.reshape(flat, (-1, channels))
 
-    def per_level(values, dtype):
-        return ops.take(ops.convert_to_tensor(values, dtype=dtype), level)
+    def per_level(values):
+        return ops.take(ops.convert_to_tensor(values, dtype="int32"), level)
 
-    stride = per_level([float(s) for s in strides], "float32")
-    height, width = per_level([h for h, _ in shapes], "int32"), per_level([w for _, w in shapes], "int32")
-    start = image_index * sum(cells) + per_level([sum(cells[:i]) for i in range(len(cells))], "int32")
-
-    bins = (ops.arange(samples, dtype="float32") + 0.5) / samples
+    height, width = per_level([h for h, _ in shapes]), per_level([w for _, w in shapes])
+    start = image_index * sum(cells) + per_level([sum(cells[:i]) for i in range(len(cells))])
 
     def axis_samples(low, high, length):
         """Cell below each sample, its distance from it, and which samples lie inside; shapes (R, samples)."""
-        position = ops.expand_dims(low, -1) + bins * ops.expand_dims(high - low, -1)
-        position = position / ops.expand_dims(stride, -1) - 0.5
         last = ops.expand_dims(ops.cast(length, "float32") - 1.0, -1)
-        inside = ops.logical_and(position >= -0.5, position <= last + 0.5)
+        position = positions(ops.expand_dims(low, -1), ops.expand_dims(high, -1), last)
+        inside = ops.logical_and(position >= -margin, position <= last + margin)
         position = ops.clip(position, 0.0, last)
         below = ops.minimum(ops.floor(position), ops.maximum(last - 1.0, 0.0))
         return ops.cast(below, "int32"), position - below, ops.cast(inside, "float32")

@@ -11,22 +11,22 @@ def make_anchors(config):
 
     Parameters
     ----------
-    config : NetworkConfig
+    config : NetworkConfig or MrcnnConfig
         Tile size, strides, anchor sides and ratios.
 
     Returns
     -------
     ndarray of float32, shape (A, 4)
-        ``[y0, x0, y1, x1]`` px, centred on the cells; not clipped to the tile.
+        ``[y0, x0, y1, x1]`` in the network's units; not clipped to the tile.
     """
     levels = []
     for stride, side in zip(config.strides, config.anchor_sides, strict=True):
-        cells = (np.arange(config.tile_size // stride) + 0.5) * stride
+        cells = (np.arange(config.tile_size // stride) + config.cell_centre) * stride
         ratio = np.sqrt(np.asarray(config.anchor_ratios))
         half = 0.5 * side * np.stack([ratio, 1 / ratio], axis=-1)  # (ratios, 2): half height, half width
         centre = np.stack(np.meshgrid(cells, cells, indexing="ij"), axis=-1)[:, :, None, :]
         levels.append(np.concatenate([centre - half, centre + half], axis=-1).reshape(-1, 4))
-    return np.concatenate(levels).astype(np.float32)
+    return config.to_frame(np.concatenate(levels)).astype(np.float32)
 
 
 def build_rpn_head(config):
@@ -34,8 +34,9 @@ def build_rpn_head(config):
 
     Parameters
     ----------
-    config : NetworkConfig
-        Channels and number of ratios.
+    config : NetworkConfig or MrcnnConfig
+        Channels, number of ratios, names, and logits an anchor: one (objectness), or two (background, object),
+        of which the difference is the same thing.
 
     Returns
     -------
@@ -44,11 +45,18 @@ def build_rpn_head(config):
     """
     ratios = len(config.anchor_ratios)
     level = Input((None, None, config.pyramid_channels), name="level")
-    x = layers.Conv2D(config.pyramid_channels, 3, padding="same", activation="relu", name="rpn_conv")(level)
+    shared, score, box = config.names.rpn
+    x = layers.Conv2D(config.rpn_channels, 3, padding="same", activation="relu", name=shared)(level)
     # the bias makes every anchor start as 1 % likely: objects are rare (Lin et al. 2017b, section 4.1)
-    rare = layers.Conv2D(ratios, 1, bias_initializer=initializers.Constant(-4.6), name="rpn_score")(x)
-    deltas = layers.Conv2D(4 * ratios, 1, name="rpn_box")(x)
-    return Model(level, [layers.Reshape((-1,))(rare), layers.Reshape((-1, 4))(deltas)], name="rpn")
+    rare = initializers.Constant(-4.6) if config.rpn_logits == 1 else "zeros"
+    logits = layers.Conv2D(ratios * config.rpn_logits, 1, bias_initializer=rare, name=score)(x)
+    if config.rpn_logits == 2:
+        pair = layers.Reshape((-1, 2))(logits)
+        objectness = pair[..., 1] - pair[..., 0]
+    else:
+        objectness = layers.Reshape((-1,))(logits)
+    deltas = layers.Conv2D(4 * ratios, 1, name=box)(x)
+    return Model(level, [objectness, layers.Reshape((-1, 4))(deltas)], name="rpn")
 
 
 def propose(logits, deltas, anchors, config, before=None, after=None):
@@ -62,7 +70,7 @@ def propose(logits, deltas, anchors, config, before=None, after=None):
         Box deltas.
     anchors : tensor, shape (A, 4)
         From `make_anchors`.
-    config : NetworkConfig
+    config : NetworkConfig or MrcnnConfig
         Limits and overlap.
     before, after : int, optional
         Other limits than the configuration's, for training.
@@ -70,16 +78,15 @@ def propose(logits, deltas, anchors, config, before=None, after=None):
     Returns
     -------
     boxes : tensor, shape (B, after, 4)
-        Proposals, best first, px, clipped to the tile.
+        Proposals, best first, clipped to the tile.
     logits : tensor, shape (B, after)
         Their objectness; -1e9 in unused slots.
     """
-    before = before or config.proposals_before_nms
+    before = min(before or config.proposals_before_nms, logits.shape[1])
     after = after or config.proposals_after_nms
     logits, index = ops.top_k(logits, before)
     boxes = roi.decode_boxes(roi.take_rows(deltas, index), ops.take(anchors, index, axis=0))
-    boxes = ops.clip(boxes, 0.0, float(config.tile_size))
-    sound = roi.box_area(boxes) >= 4.0
-    keep = roi.nms_keep(boxes, sound, config.rpn_nms_iou)
-    logits, boxes = roi.take_best(ops.where(keep, logits, -1e9), after, boxes)
+    boxes = ops.clip(boxes, 0.0, config.frame)
+    logits = ops.where(roi.box_area(boxes) >= config.least_proposal, logits, -1e9)
+    logits, boxes = roi.suppress(logits, boxes, config.rpn_nms_iou, after)
     return boxes, logits

@@ -13,10 +13,27 @@ import h5py
 import numpy as np
 
 from surveycat.errors import WeightsError
-from surveycat.mrcnn.config import NetworkConfig
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
+from surveycat.mrcnn.paper import PaperMaskRCNN
+from surveycat.mrcnn.presets import MrcnnConfig, read_config
 
 CHECKED = ("config.json", "golden.npz", "model.weights.h5")
+
+
+def make_network(config):
+    """A network with random weights, of the kind that a configuration describes.
+
+    Parameters
+    ----------
+    config : NetworkConfig or MrcnnConfig
+        Architecture and limits.
+
+    Returns
+    -------
+    MaskRCNN or PaperMaskRCNN
+        The network.
+    """
+    return (PaperMaskRCNN if isinstance(config, MrcnnConfig) else MaskRCNN)(config)
 
 
 def variables_by_name(network):
@@ -79,18 +96,39 @@ def load_arrays(network, path):
         If the file is not HDF5, or an array is missing, unknown, not finite, or of another shape: the first such
         array is named, with both shapes.
     """
-    wanted = variables_by_name(network)
-    found = _read_arrays(path)
+    fill(variables_by_name(network), _read_arrays(path), path)
+
+
+def fill(wanted, found, path):
+    """Put arrays in their places, or none of them.
+
+    Parameters
+    ----------
+    wanted : dict of str to keras.Variable
+        The places.
+    found : dict of str to ndarray
+        The arrays, under the same names.
+    path : path
+        Where they come from.
+
+    Raises
+    ------
+    WeightsError
+        If an array is missing, unknown, not finite, or of another shape: the first such array is named, with both
+        shapes.
+    """
     for name, variable in wanted.items():
         if name not in found:
-            raise WeightsError(f"{path}: array {name} is missing: the file is for another network")
+            raise WeightsError(
+                f"{path}: array {name} of shape {tuple(variable.shape)} is missing: the file is for another network"
+            )
         if found[name].shape != tuple(variable.shape):
             raise WeightsError(
                 f"{path}: array {name} has shape {found[name].shape}, the network needs {tuple(variable.shape)}"
             )
         if not np.isfinite(found[name]).all():
             raise WeightsError(f"{path}: array {name} holds NaN or infinity: train or download it again")
-    unknown = sorted(set(found) - set(wanted))
+    unknown = [name for name in found if name not in wanted]
     if unknown:
         raise WeightsError(f"{path}: array {unknown[0]} of shape {found[unknown[0]].shape} has no place in the network")
     for name, variable in wanted.items():
@@ -227,8 +265,7 @@ def load_network(folder, fold=True):
     WeightsError
         If a file is missing, damaged, or does not fit.
     """
-    config = NetworkConfig.from_json((folder / "config.json").read_text())
-    network = MaskRCNN(config)
+    network = make_network(read_config((folder / "config.json").read_text()))
     load_arrays(network, folder / "model.weights.h5")
     if fold:
         network.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from surveycat.mrcnn.detector import Detector, paste_masks
+from surveycat.mrcnn.detector import Detector
+from surveycat.mrcnn.masks import paste_masks
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 
 

@@ -136,7 +136,7 @@ def make_batch(scenes, rng, rois=5):
     rng : numpy.random.Generator
         Source of randomness.
     rois : int
-        Objects a scene whose mask and class are learnt in this step.
+        Objects a scene whose mask is learnt in this step.
 
     Returns
     -------
@@ -149,8 +149,6 @@ def make_batch(scenes, rng, rois=5):
         "ignore": np.zeros((count, TILE, TILE), np.uint8),
         "box": np.zeros((count, MAX_OBJECTS, 4), np.float32),
         "valid": np.zeros((count, MAX_OBJECTS), np.float32),
-        "p_spiral": np.zeros((count, MAX_OBJECTS), np.float32),
-        "class_weight": np.zeros((count, MAX_OBJECTS), np.float32),
         "mask": np.zeros((count, MAX_OBJECTS, 56, 56), np.uint8),
         "roi": np.tile(np.float32([100, 100, 130, 130]), (count, rois, 1)),
         "roi_index": np.zeros((count, rois), np.int32),
@@ -161,14 +159,10 @@ def make_batch(scenes, rng, rois=5):
         n = min(len(scene["box"]), MAX_OBJECTS)
         batch["image"][i] = degrade(scene["image"], rng)
         batch["ignore"][i] = scene["ignore"]
-        for name in ("box", "mask", "p_spiral", "class_weight"):
+        for name in ("box", "mask"):
             batch[name][i, :n] = scene[name][:n]
         batch["valid"][i, :n] = 1
-        # the class of a galaxy of a dozen px is a guess: it must not drown what larger ones teach
-        side = (scene["box"][:n, 2:] - scene["box"][:n, :2]).max(axis=1, initial=0.0)
-        batch["class_weight"][i, :n] *= np.clip((side - 8.0) / 24.0, 0.1, 1.0)
-        # objects of known class first: they teach mask and class alike
-        order = np.argsort(rng.random(n) - (scene["class_weight"][:n] > 0))[:rois]
+        order = rng.permutation(n)[:rois]
         batch["roi"][i, : len(order)] = jitter(scene["box"][order], rng)
         batch["roi_index"][i, : len(order)] = order
         batch["roi_valid"][i, : len(order)] = 1

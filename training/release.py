@@ -77,7 +77,7 @@ def judge_scenes(detector, scenes):
         raw = detector.look(np.stack([scene["image"] for scene in part]))
         for i, scene in enumerate(part):
             mine = raw.tile == i
-            hit, counts = judge(raw.box[mine], scene)
+            hit, counts, _ = judge(raw.box[mine], scene)
             logits.append(np.column_stack([raw.box_logit[mine], raw.galaxy_logit[mine]])[counts])
             is_galaxy.append(hit[counts])
     return np.concatenate(logits), np.concatenate(is_galaxy)
@@ -97,11 +97,15 @@ def judge(boxes, scene):
     -------
     hit, counts : ndarray of bool, shape (N,)
         IoU of 0.5 with a true box; that, or no true box near and not on something to ignore.
+    index : ndarray of int, shape (N,)
+        The true box with the largest IoU.
     """
     centre = np.clip(0.5 * (boxes[:, :2] + boxes[:, 2:]), 0, 255).astype(int)
     ignored = scene["ignore"][centre[:, 0], centre[:, 1]]
-    best = box_iou(boxes, scene["box"]).max(axis=1, initial=0.0)
-    return best >= 0.5, (best >= 0.5) | ((best < 0.3) & ~ignored)
+    overlaps = box_iou(boxes, scene["box"])
+    best = overlaps.max(axis=1, initial=0.0)
+    index = overlaps.argmax(axis=1) if len(scene["box"]) else np.zeros(len(boxes), int)
+    return best >= 0.5, (best >= 0.5) | ((best < 0.3) & ~ignored), index
 
 
 def judge_cutouts(detector, data):
@@ -145,10 +149,12 @@ def calibrate(network, scenes, data):
         The fit.
     """
     detector = Detector(network)
-    box, galaxy, bias = fit_logistic(*judge_scenes(detector, scenes))
+    logits, is_galaxy = judge_scenes(detector, scenes)
+    box, galaxy, bias = fit_logistic(logits, is_galaxy)
     # scenes hold more galaxies than the sky among the same stars: odds go with the density (Saerens et al. 2002)
     bias += np.log(SKY_GALAXIES / np.mean([len(scene["box"]) for scene in scenes]))
-    return Calibration(box, galaxy, float(bias), *fit_logistic(*judge_cutouts(detector, data)))
+    most = float(np.quantile(logits[:, 1], 0.995))
+    return Calibration(box, galaxy, float(bias), most, *fit_logistic(*judge_cutouts(detector, data)))
 
 
 def write_preset(network, config, folder, tile):

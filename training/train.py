@@ -1,4 +1,6 @@
-"""Train the network on composed scenes; stop and resume at any moment.
+"""Train what finds galaxies, boxes and masks, on composed scenes; stop and resume at any moment.
+
+The class head comes after it and by itself: `training.classes`.
 
 Example: python -m training.train --scenes SCENES --out runs/first --steps 20000
 
@@ -7,6 +9,7 @@ second call with the same folder goes on where the first stopped. `--start PRESE
 """
 
 import argparse
+import functools
 import json
 import os
 import pathlib
@@ -22,7 +25,7 @@ from surveycat.mrcnn.model import MaskRCNN
 from surveycat.mrcnn.weights import load_arrays, save_arrays
 from training.loader import batches
 
-LOSS_WEIGHTS = {"rpn_score": 1.0, "rpn_box": 0.5, "score": 1.0, "box": 0.5, "mask": 1.0, "galaxy": 0.5, "spiral": 0.7}
+LOSS_WEIGHTS = {"rpn_score": 1.0, "rpn_box": 0.5, "score": 1.0, "box": 0.5, "mask": 1.0}
 
 
 class LastValue(keras.metrics.Metric):
@@ -54,25 +57,30 @@ class LastValue(keras.metrics.Metric):
 
 
 class Trainer(keras.Model):
-    """The network as a Keras model whose output is its losses: runs on every backend through `train_on_batch`.
+    """Parts of a network as a Keras model whose output is their losses: runs on every backend.
 
     Parameters
     ----------
-    network : MaskRCNN
-        The network to train.
+    parts : list of keras.Model
+        What is trained.
+    losses : callable
+        Batch (dict of arrays) to a dict of losses.
+    loss_weights : dict of str to float
+        Weight of each of them in the sum that is minimised.
     """
 
-    def __init__(self, network):
+    def __init__(self, parts, losses, loss_weights):
         super().__init__(name="trainer")
-        self.network_parts = list(network.parts.values())  # tracked by Keras, so that they are trained
-        self.network = network
-        self.terms = {name: LastValue(name) for name in LOSS_WEIGHTS}
+        self.parts = parts  # tracked by Keras, so that they are trained
+        self.losses_of = losses
+        self.loss_weights_of = loss_weights
+        self.terms = {name: LastValue(name) for name in loss_weights}
 
     def call(self, batch):
-        return training_losses(self.network, batch)
+        return self.losses_of(batch)
 
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
-        return sum(weight * y_pred[name] for name, weight in LOSS_WEIGHTS.items())
+        return sum(weight * y_pred[name] for name, weight in self.loss_weights_of.items())
 
     def compute_metrics(self, x, y, y_pred, sample_weight=None):
         for name, term in self.terms.items():
@@ -80,31 +88,25 @@ class Trainer(keras.Model):
         return {name: term.result() for name, term in self.terms.items()}
 
 
-def make_trainer(network, peak, steps, warmup):
-    """A compiled trainer with AdamW, warm-up and cosine decay.
+def compile_trainer(trainer, peak, steps, warmup):
+    """Give a trainer AdamW with warm-up and cosine decay.
 
     Parameters
     ----------
-    network : MaskRCNN
-        The network.
+    trainer : Trainer
+        Is compiled, and its optimizer built.
     peak : float
         Largest learning rate.
     steps, warmup : int
         Length of the run and of its warm-up.
-
-    Returns
-    -------
-    Trainer
-        Ready for `train_on_batch`.
     """
     schedule = keras.optimizers.schedules.CosineDecay(
         peak / 20, decay_steps=max(steps - warmup, 1), alpha=0.002, warmup_target=peak, warmup_steps=warmup
     )
     optimizer = keras.optimizers.AdamW(schedule, weight_decay=0.01, global_clipnorm=5.0)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
-    trainer = Trainer(network)
     trainer.compile(optimizer=optimizer, jit_compile=keras.backend.backend() == "jax")
-    return trainer
+    optimizer.build(trainer.trainable_variables)
 
 
 def save_checkpoint(folder, network, optimizer):
@@ -152,8 +154,52 @@ def restore_checkpoint(folder, network, optimizer):
     return int(optimizer.iterations.value)
 
 
-def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0, save_every=500):
-    """Train, from the last checkpoint of `out` if there is one.
+def fit(trainer, network, source, out, first, steps, save_every=500, validate=None):
+    """Train to a number of steps, with a log and checkpoints.
+
+    Parameters
+    ----------
+    trainer : Trainer
+        Compiled.
+    network : MaskRCNN
+        What checkpoints hold, whole.
+    source : iterator of dict
+        Batches.
+    out : pathlib.Path
+        Run folder.
+    first, steps : int
+        The step to go on from, the last step.
+    save_every : int
+        Steps between checkpoints.
+    validate : callable, optional
+        Called after each checkpoint; returns figures (dict) for the log.
+    """
+    began, sums, count = time.monotonic(), {}, 0
+    with open(out / "log.jsonl", "a") as log:
+
+        def say(line):
+            print(json.dumps(line), file=log, flush=True)
+            print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
+
+        for step in range(first + 1, steps + 1):
+            values = trainer.train_on_batch(next(source), return_dict=True)
+            for name, value in values.items():
+                sums[name] = sums.get(name, 0.0) + float(value)
+            count += 1
+            if step % 100 == 0:
+                rate = (step - first) / (time.monotonic() - began)
+                means = {name: round(value / count, 4) for name, value in sums.items()}
+                left = round((steps - step) / rate / 60, 1)
+                say({"step": step, **means, "steps_per_s": round(rate, 2), "minutes_left": left})
+                sums, count = {}, 0
+            if step % save_every == 0 or step == steps:
+                save_checkpoint(out, network, trainer.optimizer)
+                if validate is not None:
+                    say({"step": step, **validate()})
+
+
+def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0):
+    """Train boxes and masks, from the last checkpoint of `out` if there is one.
 
     Parameters
     ----------
@@ -167,8 +213,6 @@ def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0, save
         HDF5 file with the weights to begin from.
     seed : int
         Of weights, order and augmentation.
-    save_every : int
-        Steps between checkpoints.
     """
     out = pathlib.Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -178,31 +222,11 @@ def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0, save
     if start:
         load_arrays(network, start)
     (out / "config.json").write_text(config.to_json())
-    trainer = make_trainer(network, peak, steps, warmup)
-    optimizer = trainer.optimizer
-    optimizer.build(trainer.trainable_variables)
-    first = restore_checkpoint(out, network, optimizer)
-    source = batches(scenes, "train", batch_size, seed + first)
-    began, sums, count = time.monotonic(), {}, 0
-    with open(out / "log.jsonl", "a") as log:
-        for step in range(first + 1, steps + 1):
-            values = trainer.train_on_batch(next(source), return_dict=True)
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + float(value)
-            count += 1
-            if step % 100 == 0:
-                rate = (step - first) / (time.monotonic() - began)
-                line = {
-                    "step": step,
-                    **{name: round(value / count, 4) for name, value in sums.items()},
-                    "steps_per_s": round(rate, 2),
-                    "minutes_left": round((steps - step) / rate / 60, 1),
-                }
-                print(json.dumps(line), file=log, flush=True)
-                print(" ".join(f"{name} {value}" for name, value in line.items()), flush=True)
-                sums, count = {}, 0
-            if step % save_every == 0 or step == steps:
-                save_checkpoint(out, network, optimizer)
+    parts = [part for name, part in network.parts.items() if name != "class_head"]
+    trainer = Trainer(parts, functools.partial(training_losses, network), LOSS_WEIGHTS)
+    compile_trainer(trainer, peak, steps, warmup)
+    first = restore_checkpoint(out, network, trainer.optimizer)
+    fit(trainer, network, batches(scenes, "train", batch_size, seed + first), out, first, steps)
 
 
 def main():

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from typing import ClassVar
 
 from surveycat.errors import WeightsError
@@ -162,6 +163,9 @@ class Calibration:
     score_box, score_galaxy, score_bias : float
         Probability of being a galaxy = sigmoid(score_box * b + score_galaxy * g + score_bias), with the box head's
         logit b and the class head's second opinion g (Platt 1999, with two scores).
+    galaxy_most : float
+        The largest second opinion g to reckon with: what could not reach a wanted score even with it is not asked for
+        its class at all.
     class_scale, class_bias : float
         Probability of being a spiral, given a galaxy, in the same way (class_scale is the inverse temperature
         of Guo et al. 2017).
@@ -170,8 +174,42 @@ class Calibration:
     score_box: float = 0.5
     score_galaxy: float = 0.5
     score_bias: float = 0.0
+    galaxy_most: float = 1e9
     class_scale: float = 1.0
     class_bias: float = 0.0
+
+    def galaxy_logit(self, box_logit, galaxy_logit):
+        """Join both opinions.
+
+        Parameters
+        ----------
+        box_logit, galaxy_logit : ndarray, shape (N,)
+            Logits of the box head and of the class head.
+
+        Returns
+        -------
+        ndarray, shape (N,)
+            Logit of the calibrated probability of being a galaxy.
+        """
+        return self.score_box * box_logit + self.score_galaxy * galaxy_logit + self.score_bias
+
+    def least_box_logit(self, score):
+        """The least box logit with which a detection can still reach a score.
+
+        Parameters
+        ----------
+        score : float
+            Wanted probability of being a galaxy, 0 to 1.
+
+        Returns
+        -------
+        float
+            The limit, -inf where there is none.
+        """
+        if score <= 0.0:
+            return -math.inf
+        wanted = math.log(score) - math.log1p(-min(score, 1.0 - 1e-9))
+        return (wanted - self.score_bias - self.score_galaxy * self.galaxy_most) / self.score_box
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,7 +250,7 @@ class NetworkConfig(Stored):
         The class head reads the image itself, in a square of `class_context` times the box's larger side, and
         never less than `class_pool` px, so that small galaxies are seen at native sharpness.
     first_look_score : float
-        Detections whose box-head score is below this are not described (class, mask) at all.
+        Detections whose box-head score is below this are dropped at once.
     calibration : Calibration
         Logits to probabilities.
     """
@@ -227,7 +265,7 @@ class NetworkConfig(Stored):
     anchor_sides: tuple = (11.0, 22.0, 44.0, 88.0, 176.0)
     anchor_ratios: tuple = (0.5, 1.0, 2.0)
     proposals_before_nms: int = 256
-    proposals_after_nms: int = 96
+    proposals_after_nms: int = 64
     rpn_nms_iou: float = 0.7
     detection_nms_iou: float = 0.5
     detection_centre_share: float = 0.35
@@ -238,9 +276,9 @@ class NetworkConfig(Stored):
     class_pool: int = 80
     box_units: int = 256
     mask_channels: int = 64
-    class_widths: tuple = (24, 32, 64, 128)
+    class_widths: tuple = (16, 32, 64, 128)
     class_context: float = 1.3
-    first_look_score: float = 0.3
+    first_look_score: float = 0.05
     calibration: Calibration = Calibration()
 
     backbone: ClassVar = "compact"

@@ -10,7 +10,7 @@ import numpy as np
 from surveycat.detections import Detections
 from surveycat.errors import WeightsError
 
-CHUNK = 16  # detections described in one compiled call
+CHUNK = 8  # detections that one compiled call gives a class or a mask
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
 
 
@@ -140,19 +140,49 @@ def golden_answer(found):
     }
 
 
-class RawDetections(NamedTuple):
-    """What the network says of N detections in a batch of tiles.
+class Boxes(NamedTuple):
+    """N boxes in a batch of tiles, and what their class and mask are read from.
 
     Attributes
     ----------
-    tile : ndarray of int, shape (N,)
+    tile : ndarray of int32, shape (N,)
+        Index in the batch.
+    box : ndarray of float32, shape (N, 4)
+        Boxes in pixels of the tile.
+    box_logit : ndarray, shape (N,)
+        The box head's opinion on "galaxy".
+    pixels, levels : tensor, list of tensor
+        Normalised tiles and their feature pyramid.
+    regions : tuple of ndarray, shape (N, ...)
+        Boxes as the network measures them, tiles, and whatever else its heads know of them.
+    capped : ndarray of int
+        Tiles that hit a limit.
+    """
+
+    tile: np.ndarray
+    box: np.ndarray
+    box_logit: np.ndarray
+    pixels: object
+    levels: list
+    regions: tuple
+    capped: np.ndarray
+
+
+class RawDetections(NamedTuple):
+    """What the network says of N detections in a batch of tiles, before calibration and masks.
+
+    Attributes
+    ----------
+    tile : ndarray of int32, shape (N,)
         Index in the batch.
     box : ndarray of float32, shape (N, 4)
         Boxes in pixels of the tile.
     box_logit, galaxy_logit, spiral_logit : ndarray, shape (N,)
         The box head's and the class head's opinion on "galaxy", and the class head's on "spiral".
-    mask_logit : ndarray of float32, shape (N, M, M)
-        Mask in the frame of the box.
+    levels : list of tensor
+        Feature pyramid of the batch, from which masks are made.
+    regions : tuple of ndarray, shape (N, ...)
+        Boxes as the network measures them, tiles, and whatever else its heads know of them.
     capped : ndarray of int
         Tiles that hit a limit.
     """
@@ -162,7 +192,8 @@ class RawDetections(NamedTuple):
     box_logit: np.ndarray
     galaxy_logit: np.ndarray
     spiral_logit: np.ndarray
-    mask_logit: np.ndarray
+    levels: list
+    regions: tuple
     capped: np.ndarray
 
 
@@ -187,7 +218,8 @@ class Detector:
         self.weights_id = weights_id
         self.sha256 = sha256
         self._first_look = compiled(network.first_look)
-        self._describe = compiled(network.describe)
+        self._class_outputs = compiled(network.class_outputs)
+        self._mask_outputs = compiled(network.mask_outputs)
 
     @property
     def tile_size(self):
@@ -216,14 +248,13 @@ class Detector:
         return Detections.concatenate(parts)
 
     def _one_batch(self, tiles, start, min_score):
-        raw = self.look(tiles)
         calibration = self.network.config.calibration
-        score = _sigmoid(
-            calibration.score_box * raw.box_logit + calibration.score_galaxy * raw.galaxy_logit + calibration.score_bias
-        )
+        raw = self.look(tiles, calibration.least_box_logit(min_score))
+        score = _sigmoid(calibration.galaxy_logit(raw.box_logit, raw.galaxy_logit))
         p_spiral = _sigmoid(calibration.class_scale * raw.spiral_logit + calibration.class_bias)
         likely = np.nonzero(score >= min_score)[0]
-        crops, origins = self.network.paste(raw.mask_logit[likely], raw.box[likely], self.tile_size)
+        (logits,) = _in_chunks(self._mask_outputs, raw.levels, *(one[likely] for one in raw.regions))
+        crops, origins = self.network.paste(logits, raw.box[likely], self.tile_size)
         drawn = [i for i, crop in enumerate(crops) if crop.any()]
         keep = likely[drawn]
         return Detections.from_masks(
@@ -237,47 +268,79 @@ class Detector:
             capped=raw.capped + start,
         )
 
-    def look(self, tiles):
-        """Everything the network says of one batch, before calibration.
+    def look(self, tiles, least_box_logit=-np.inf):
+        """Everything the network says of one batch, before calibration and masks.
 
         Parameters
         ----------
         tiles : ndarray of uint8, shape (B, T, T, 3)
             At most `batch_size` tiles.
+        least_box_logit : float
+            Detections of which the box head says less than this are left out.
 
         Returns
         -------
         RawDetections
             Its answer.
         """
+        found = self.find(tiles, least_box_logit)
+        galaxy, spiral = _in_chunks(self._class_outputs, found.pixels, *found.regions)
+        return RawDetections(*found[:3], galaxy, spiral, found.levels, found.regions, found.capped)
+
+    def find(self, tiles, least_box_logit=-np.inf):
+        """Boxes of one batch: the first look.
+
+        Parameters
+        ----------
+        tiles : ndarray of uint8, shape (B, T, T, 3)
+            At most `batch_size` tiles.
+        least_box_logit : float
+            Boxes of which the box head says less than this are left out.
+
+        Returns
+        -------
+        Boxes
+            Its answer.
+        """
         count = len(tiles)
         if count < self.batch_size:
             tiles = np.concatenate([tiles, np.zeros((self.batch_size - count, *tiles.shape[1:]), tiles.dtype)])
-        config = self.network.config
-        pixels, levels, boxes, logits, crowded, *evidence = self._first_look(tiles)
-        boxes, logits, crowded, *evidence = (_to_numpy(one)[:count] for one in (boxes, logits, crowded, *evidence))
-        tile, slot = np.nonzero(logits > -1e8)
+        pixels, levels, *answers = self._first_look(tiles)
+        boxes, logits, crowded, *evidence = (_to_numpy(one)[:count] for one in answers)
+        full = (logits > -1e8).all(axis=1)
+        tile, slot = np.nonzero(logits > max(least_box_logit, -1e8))
         boxes, logits, *evidence = (one[tile, slot] for one in (boxes, logits, *evidence))
-        full = np.bincount(tile, minlength=count) == config.max_detections
-        masks, galaxy, spiral = self._describe_packed(pixels, levels, boxes, tile.astype(np.int32), *evidence)
+        tile = tile.astype(np.int32)
+        regions = (boxes, tile, *evidence)
         capped = np.nonzero(crowded | full)[0]
-        return RawDetections(tile, config.to_pixels(boxes), logits, galaxy, spiral, masks, capped)
+        return Boxes(tile, self.network.config.to_pixels(boxes), logits, pixels, levels, regions, capped)
 
-    def _describe_packed(self, pixels, levels, *regions):
-        """Masks and logits of all detections of the batch, in chunks of one shape, the last filled up.
 
-        `regions` are the arguments of `describe` that have a row for each detection: boxes, tiles, what else it needs.
-        """
-        count = len(regions[0])
-        side = 2 * self.network.config.mask_pool
-        masks, galaxy, spiral = np.zeros((count, side, side), np.float32), np.zeros(count), np.zeros(count)
-        for first in range(0, count, CHUNK):
-            rows = np.minimum(np.arange(first, first + CHUNK), count - 1)
-            size = min(CHUNK, count - first)
-            answer = self._describe(pixels, levels, *(one[rows] for one in regions))
-            part = slice(first, first + size)
-            masks[part], galaxy[part], spiral[part] = (_to_numpy(one)[:size] for one in answer)
-        return masks, galaxy, spiral
+def _in_chunks(function, maps, *regions):
+    """Call a compiled function of regions on chunks of one shape, the last filled up.
+
+    Parameters
+    ----------
+    function : callable
+        ``(maps, *regions)`` with C rows each, to a tuple of tensors with C rows.
+    maps : tensor or list of tensor
+        What it reads from.
+    *regions : ndarray, shape (N, ...)
+        Boxes of the network, tiles of the batch that they lie in, what else it needs.
+
+    Returns
+    -------
+    list of ndarray, shape (N, ...)
+        Its answers.
+    """
+    count = len(regions[0])
+    if not count:  # the shapes of its answers are known by asking only
+        regions = [np.zeros((1, *one.shape[1:]), one.dtype) for one in regions]
+    answers = []
+    for first in range(0, max(count, 1), CHUNK):
+        rows = np.minimum(np.arange(first, first + CHUNK), max(count, 1) - 1)
+        answers.append([_to_numpy(one) for one in function(maps, *(one[rows] for one in regions))])
+    return [np.concatenate(one)[:count] for one in zip(*answers, strict=True)]
 
 
 def _to_numpy(tensor):

@@ -189,81 +189,31 @@ def box_losses(logits, deltas, rois, batch):
     return score, weighted_mean(smooth_l1(deltas - target), positive)
 
 
-def hard_negatives(rois, logits, batch, count):
-    """The proposals that look most like galaxies and are none.
-
-    Parameters
-    ----------
-    rois : tensor, shape (B, N, 4)
-        Proposals.
-    logits : tensor, shape (B, N)
-        Their galaxy logits.
-    batch : dict of tensor
-        As `training_losses` takes it.
-    count : int
-        How many a tile.
-
-    Returns
-    -------
-    boxes : tensor, shape (B, count, 4)
-        The proposals.
-    weight : tensor, shape (B, count)
-        1 for real negatives, 0 for slots that nothing fills.
-    """
-    iou, _, _ = match(rois, batch["box"], batch["valid"])
-    usable = ops.logical_and(iou < 0.3, centre_ignored(rois, batch["ignore"]) < 0.5)
-    usable = ops.logical_and(usable, roi.box_area(rois) > 1.0)
-    keys, boxes = roi.take_best(ops.where(usable, logits, -1e9), count, rois)
-    return boxes, ops.cast(keys > -1e8, "float32")
-
-
-def describe_losses(network, pixels, levels, negatives, negative_weight, batch):
-    """Mask, class and second galaxy-or-not loss, on true boxes that were jittered and on hard negatives.
+def mask_loss(network, levels, batch):
+    """Mask loss on true boxes that were jittered.
 
     Parameters
     ----------
     network : MaskRCNN
         The network.
-    pixels, levels : tensor, list of tensor
-        Normalised tiles and their pyramid.
-    negatives, negative_weight : tensor
-        From `hard_negatives`.
+    levels : list of tensor
+        Feature pyramid.
     batch : dict of tensor
         As `training_losses` takes it.
 
     Returns
     -------
-    mask, galaxy, spiral : tensor, shape ()
-        The three losses.
+    tensor, shape ()
+        The loss.
     """
-    chosen = batch["roi"]  # (B, P, 4): jittered true boxes; roi_index says of which object
-    count, extra = chosen.shape[1], negatives.shape[1]
-    boxes = ops.reshape(ops.concatenate([chosen, negatives], axis=1), (-1, 4))
-    tiles = ops.shape(chosen)[0]
-    image_index = ops.repeat(ops.arange(tiles, dtype="int32"), count + extra)
-    mask_logits, galaxy, spiral = network.describe(pixels, levels, boxes, image_index, training=True)
-
-    weight = batch["roi_valid"]
-    truth = roi.take_rows(
-        ops.concatenate(
-            [batch["box"], ops.expand_dims(batch["p_spiral"], -1), ops.expand_dims(batch["class_weight"], -1)], axis=-1
-        ),
-        batch["roi_index"],
-    )
-    side = mask_logits.shape[-1]
-    mask_logits = ops.reshape(mask_logits, (-1, count + extra, side, side))[:, :count]
-    mask_target = _mask_targets(batch, truth[..., :4], side)
-    mask = weighted_mean(ops.mean(binary_cross_entropy(mask_target, mask_logits), axis=(-2, -1)), weight)
-
-    galaxy = ops.reshape(galaxy, (-1, count + extra))
-    is_galaxy = ops.concatenate([ops.ones_like(weight), ops.zeros_like(negative_weight)], axis=1)
-    counts = ops.concatenate([weight, negative_weight], axis=1)
-    spiral = ops.reshape(spiral, (-1, count + extra))[:, :count]
-    return (
-        mask,
-        weighted_mean(binary_cross_entropy(is_galaxy, galaxy), counts),
-        weighted_mean(binary_cross_entropy(truth[..., 4], spiral), weight * truth[..., 5]),
-    )
+    count = batch["roi"].shape[1]
+    boxes = ops.reshape(batch["roi"], (-1, 4))
+    image_index = ops.repeat(ops.arange(ops.shape(batch["roi"])[0], dtype="int32"), count)
+    (logits,) = network.mask_outputs(levels, boxes, image_index, training=True)
+    side = logits.shape[-1]
+    target = _mask_targets(batch, roi.take_rows(batch["box"], batch["roi_index"]), side)
+    loss = binary_cross_entropy(target, ops.reshape(logits, (-1, count, side, side)))
+    return weighted_mean(ops.mean(loss, axis=(-2, -1)), batch["roi_valid"])
 
 
 def _mask_targets(batch, truth, side):
@@ -281,30 +231,28 @@ def _mask_targets(batch, truth, side):
     return ops.reshape(sampled, (-1, truth.shape[1], side, side))
 
 
-def training_losses(network, batch, proposals=48, hard=3):
-    """All losses of one batch.
+def training_losses(network, batch, proposals=48):
+    """The losses of boxes and masks; the class head is trained by itself, see `training.classes`.
 
     Parameters
     ----------
     network : MaskRCNN
         The network.
     batch : dict of tensor
-        ``image`` (B, T, T, 3) uint8; ``ignore`` (B, T, T); ``box`` (B, G, 4); ``valid``, ``p_spiral``,
-        ``class_weight`` (B, G); ``mask`` (B, G, F, F) 0 to 255 in the frame of the box; ``roi`` (B, P, 4) jittered
-        boxes of some of the objects, ``roi_index`` (B, P), ``roi_valid`` (B, P).
-    proposals, hard : int
-        RPN proposals and hard negatives a tile.
+        ``image`` (B, T, T, 3) uint8; ``ignore`` (B, T, T); ``box`` (B, G, 4); ``valid`` (B, G); ``mask``
+        (B, G, F, F) 0 to 255 in the frame of the box; ``roi`` (B, P, 4) jittered boxes of some of the objects,
+        ``roi_index`` (B, P), ``roi_valid`` (B, P).
+    proposals : int
+        RPN proposals a tile.
 
     Returns
     -------
     dict of str to tensor, shape ()
-        ``rpn_score``, ``rpn_box``, ``score``, ``box``, ``mask``, ``galaxy``, ``spiral``.
+        ``rpn_score``, ``rpn_box``, ``score``, ``box``, ``mask``.
     """
-    pixels = network.normalise(batch["image"])
-    levels = network.parts["backbone"](pixels, training=True)
+    levels = network.parts["backbone"](network.normalise(batch["image"]), training=True)
     rpn_logits, rpn_deltas = network.rpn_outputs(levels, training=True)
     rpn_score, rpn_box = rpn_losses(network, rpn_logits, rpn_deltas, batch)
-
     anchors = ops.convert_to_tensor(network.anchors)
     stop = ops.stop_gradient
     found, _ = propose(
@@ -313,15 +261,5 @@ def training_losses(network, batch, proposals=48, hard=3):
     rois = stop(ops.concatenate([found, batch["roi"]], axis=1))
     logits, deltas = network.box_outputs(levels, rois, training=True)
     score, box = box_losses(logits, deltas, rois, batch)
-
-    negatives, negative_weight = hard_negatives(found, stop(logits[:, :proposals]), batch, hard)
-    mask, galaxy, spiral = describe_losses(network, pixels, levels, stop(negatives), negative_weight, batch)
-    return {
-        "rpn_score": rpn_score,
-        "rpn_box": rpn_box,
-        "score": score,
-        "box": box,
-        "mask": mask,
-        "galaxy": galaxy,
-        "spiral": spiral,
-    }
+    mask = mask_loss(network, levels, batch)
+    return {"rpn_score": rpn_score, "rpn_box": rpn_box, "score": score, "box": box, "mask": mask}

@@ -1,4 +1,4 @@
-"""The parts joined: a first look finds boxes in a batch of tiles, a second step describes those that are kept."""
+"""The parts joined: a first look finds boxes in a batch of tiles; those that are likely get a class, then a mask."""
 
 import numpy as np
 from keras import layers, models, ops
@@ -14,8 +14,8 @@ class Regions:
     """What every Mask R-CNN does here: pyramid, proposals, boxes; its heads judge and describe them.
 
     A kind of network adds its heads to `parts`, and says in `judge` what the box head makes of proposals, in
-    `describe` what is known of the detections that are kept, in `sample` how regions are read and in `paste` how masks
-    become pixels.
+    `class_outputs` and `mask_outputs` what is known of detections that are kept, in `sample` how regions are read and
+    in `paste` how masks become pixels.
 
     Parameters
     ----------
@@ -132,9 +132,9 @@ class Regions:
         Returns
         -------
         pixels : tensor, shape (B, T, T, 3)
-            Normalised tiles, for `describe`.
+            Normalised tiles, for `class_outputs`.
         levels : list of tensor
-            Feature pyramid, for `describe`.
+            Feature pyramid, for `mask_outputs`.
         boxes : tensor, shape (B, max_detections, 4)
             Detections, best first.
         logits : tensor, shape (B, max_detections)
@@ -142,7 +142,7 @@ class Regions:
         crowded : tensor of bool, shape (B,)
             True where the proposals may have been cut short by their limit.
         *evidence : tensor, shape (B, max_detections, ...)
-            What else the box head knows of the detections, for `describe`.
+            What else the box head knows of the detections, for `class_outputs` and `mask_outputs`.
         """
         config = self.config
         pixels = self.normalise(images)
@@ -273,15 +273,15 @@ class MaskRCNN(Regions):
             copies.append(ops.average_pool(copies[-1], 2, strides=2, padding="valid"))
         shrink = ops.log(2.0 * half[:, 0] / samples) / ops.log(2.0)
         level = ops.cast(ops.clip(ops.round(shrink), 0.0, len(copies) - 1.0), "int32")
-        crops = roi.roi_align(copies, (1, 2, 4), square, image_index, level, samples)
+        crops = roi.crop_images(copies, (1, 2, 4), square, image_index, level, samples)
         return ops.concatenate([crops, _box_mark(size, half, samples)], axis=-1)
 
-    def describe(self, pixels, levels, boxes, image_index, training=False):
-        """Mask and class of chosen boxes, packed over the batch.
+    def mask_outputs(self, levels, boxes, image_index, training=False):
+        """Masks of chosen boxes, packed over the batch.
 
         Parameters
         ----------
-        pixels, levels : tensor, list of tensor
+        levels : list of tensor
             From `first_look`.
         boxes : tensor, shape (R, 4)
             Boxes, px.
@@ -292,19 +292,34 @@ class MaskRCNN(Regions):
 
         Returns
         -------
-        mask_logits : tensor, shape (R, 2 * mask_pool, 2 * mask_pool)
-            Mask in the frame of the box.
+        tuple of one tensor, shape (R, 2 * mask_pool, 2 * mask_pool)
+            Mask logits in the frame of the box.
+        """
+        regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
+        return (self.parts["mask_head"](regions, training=training),)
+
+    def class_outputs(self, pixels, boxes, image_index, training=False):
+        """Class of chosen boxes, packed over the batch.
+
+        Parameters
+        ----------
+        pixels : tensor, shape (B, T, T, 3)
+            From `first_look`.
+        boxes : tensor, shape (R, 4)
+            Boxes, px.
+        image_index : tensor of int32, shape (R,)
+            Tile of each box.
+        training : bool
+            Passed to the layers.
+
+        Returns
+        -------
         galaxy_logit, spiral_logit : tensor, shape (R,)
             Galaxy or not; spiral or elliptical.
         """
-        regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
-        mask_logits = self.parts["mask_head"](regions, training=training)
         crops = self.class_crops(pixels, boxes, image_index)
         logits = self.parts["class_head"](crops, training=training)
-        if not training:
-            # the mean over an image and itself upside down: a galaxy has no up, and the head errs less often
-            logits = 0.5 * (logits + self.parts["class_head"](ops.flip(crops, axis=(1, 2)), training=False))
-        return mask_logits, logits[:, 0], logits[:, 1]
+        return logits[:, 0], logits[:, 1]
 
 
 def _logit(probability):

@@ -111,12 +111,29 @@ class PaperMaskRCNN(Regions):
         """
         return None if self.config.class_agnostic else _likeliest(evidence[0])
 
-    def describe(self, pixels, levels, boxes, image_index, class_logits, training=False):
-        """Mask and class of chosen boxes, packed over the batch.
+    def class_outputs(self, _pixels, _boxes, _image_index, class_logits):
+        """Class of chosen boxes: the box head knew it already.
 
         Parameters
         ----------
-        pixels, levels : tensor, list of tensor
+        _pixels, _boxes, _image_index : tensor
+            Not used.
+        class_logits : tensor, shape (R, K)
+            From `first_look`.
+
+        Returns
+        -------
+        galaxy_logit, spiral_logit : tensor, shape (R,)
+            Score; spiral against the other classes, 0 where the network knows a single class.
+        """
+        return self.score(class_logits), self.spiral(class_logits)
+
+    def mask_outputs(self, levels, boxes, image_index, class_logits):
+        """Masks of chosen boxes, packed over the batch.
+
+        Parameters
+        ----------
+        levels : list of tensor
             From `first_look`.
         boxes : tensor, shape (R, 4)
             Boxes, normalised.
@@ -124,21 +141,16 @@ class PaperMaskRCNN(Regions):
             Tile of each box.
         class_logits : tensor, shape (R, K)
             From `first_look`.
-        training : bool
-            Passed to the layers.
 
         Returns
         -------
-        mask_logits : tensor, shape (R, 2 * mask_pool, 2 * mask_pool)
-            Mask as the likeliest class, in the frame of the box.
-        galaxy_logit, spiral_logit : tensor, shape (R,)
-            Score; spiral against the other classes, 0 where the network knows a single class.
+        tuple of one tensor, shape (R, 2 * mask_pool, 2 * mask_pool)
+            Mask logits as the likeliest class, in the frame of the box.
         """
         regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
-        masks = self.parts["mask_head"](regions, training=training)
+        masks = self.parts["mask_head"](regions, training=False)
         own = ops.one_hot(_likeliest(class_logits), masks.shape[-1])
-        mask_logits = ops.sum(masks * ops.reshape(own, (-1, 1, 1, masks.shape[-1])), axis=-1)
-        return mask_logits, self.score(class_logits), self.spiral(class_logits)
+        return (ops.sum(masks * ops.reshape(own, (-1, 1, 1, masks.shape[-1])), axis=-1),)
 
     def spiral(self, class_logits):
         """Logit of spiral, given a galaxy.
@@ -180,9 +192,9 @@ def detect(network, image):
     config = network.config
     tile, window = mold(image, config.tile_size)
     window = config.to_frame(window.astype(np.float32))
-    pixels, levels, boxes, logits, _, class_logits = network.first_look(tile[None], window=tuple(window.tolist()))
+    _, levels, boxes, logits, _, class_logits = network.first_look(tile[None], window=tuple(window.tolist()))
     boxes, class_logits = boxes[0], class_logits[0]
-    mask_logits, logit, _ = network.describe(pixels, levels, boxes, ops.zeros(len(boxes), "int32"), class_logits)
+    (mask_logits,) = network.mask_outputs(levels, boxes, ops.zeros(len(boxes), "int32"), class_logits)
     rois = unmold(ops.convert_to_numpy(boxes), window, image.shape)
     found = (ops.convert_to_numpy(logits[0]) > -1e8) & (rois[:, 2:] > rois[:, :2]).all(axis=1)
     rois = rois[found]
@@ -193,7 +205,7 @@ def detect(network, image):
     return {
         "rois": rois,
         "class_ids": ops.convert_to_numpy(_likeliest(class_logits))[found],
-        "scores": ops.convert_to_numpy(ops.sigmoid(logit))[found],
+        "scores": ops.convert_to_numpy(ops.sigmoid(network.score(class_logits)))[found],
         "masks": masks,
     }
 

@@ -349,13 +349,7 @@ def roi_align(maps, strides, boxes, image_index, level, samples):
     tensor, shape (R, samples, samples, C)
         The samples.
     """
-    stride = ops.expand_dims(ops.take(ops.convert_to_tensor([float(s) for s in strides], dtype="float32"), level), -1)
-    bins = (ops.arange(samples, dtype="float32") + 0.5) / samples
-
-    def bin_centres(low, high, _last):
-        return (low + bins * (high - low)) / stride - 0.5
-
-    return _sample(maps, boxes, image_index, level, bin_centres, margin=0.5)
+    return _sample(maps, boxes, image_index, level, _bin_centres(strides, level, samples), margin=0.5)
 
 
 def crop_and_resize(maps, boxes, image_index, level, samples):
@@ -400,24 +394,10 @@ def _sample(maps, boxes, image_index, level, positions, margin):
     channels = maps[0].shape[-1]
     flat = ops.concatenate([ops.reshape(one, (-1, n, channels)) for one, n in zip(maps, cells, strict=True)], axis=1)
     flat = ops.reshape(flat, (-1, channels))
-
-    def per_level(values):
-        return ops.take(ops.convert_to_tensor(values, dtype="int32"), level)
-
-    height, width = per_level([h for h, _ in shapes]), per_level([w for _, w in shapes])
-    start = image_index * sum(cells) + per_level([sum(cells[:i]) for i in range(len(cells))])
-
-    def axis_samples(low, high, length):
-        """Cell below each sample, its distance from it, and which samples lie inside; shapes (R, samples)."""
-        last = ops.expand_dims(ops.cast(length, "float32") - 1.0, -1)
-        position = positions(ops.expand_dims(low, -1), ops.expand_dims(high, -1), last)
-        inside = ops.logical_and(position >= -margin, position <= last + margin)
-        position = ops.clip(position, 0.0, last)
-        below = ops.minimum(ops.floor(position), ops.maximum(last - 1.0, 0.0))
-        return ops.cast(below, "int32"), position - below, ops.cast(inside, "float32")
-
-    y, y_part, y_inside = axis_samples(boxes[:, 0], boxes[:, 2], height)
-    x, x_part, x_inside = axis_samples(boxes[:, 1], boxes[:, 3], width)
+    height, width = (_per_level(lengths, level) for lengths in zip(*shapes, strict=True))
+    start = image_index * sum(cells) + _per_level(_starts(cells), level)
+    y, y_part, y_inside = _axis_samples(boxes[:, 0], boxes[:, 2], height, positions, margin)
+    x, x_part, x_inside = _axis_samples(boxes[:, 1], boxes[:, 3], width, positions, margin)
     row_step = ops.reshape(width, (-1, 1, 1))
     first = ops.reshape(start, (-1, 1, 1)) + ops.expand_dims(y, 2) * row_step + ops.expand_dims(x, 1)
     # a map of a single row or column has no cell after the first
@@ -433,3 +413,73 @@ def _sample(maps, boxes, image_index, level, positions, margin):
         + ops.take(flat, first + down, axis=0) * weight(y_part, 1 - x_part)
         + ops.take(flat, first + down + right, axis=0) * weight(y_part, x_part)
     )
+
+
+def crop_images(images, strides, boxes, image_index, level, samples):
+    """What `roi_align` gives, faster where channels are few: whole rows are gathered, then columns of those.
+
+    Parameters
+    ----------
+    images : list of tensor, shape (B, H_l, W_l, C)
+        Images, the widest first.
+    strides : sequence of float
+        px per cell of each image.
+    boxes : tensor, shape (R, 4)
+        Regions, px.
+    image_index, level : tensor of int32, shape (R,)
+        Which image of the batch, and which of the images, each region is read from.
+    samples : int
+        Samples along each side.
+
+    Returns
+    -------
+    tensor, shape (R, samples, samples, C)
+        The samples.
+    """
+    heights, widths = [one.shape[1] for one in images], [one.shape[2] for one in images]
+    widest, channels = widths[0], images[0].shape[-1]
+    padded = [ops.pad(one, ((0, 0), (0, 0), (0, widest - one.shape[2]), (0, 0))) for one in images]
+    rows = ops.reshape(ops.concatenate(padded, axis=1), (-1, widest * channels))
+    centres = _bin_centres(strides, level, samples)
+    y, y_part, y_inside = _axis_samples(boxes[:, 0], boxes[:, 2], _per_level(heights, level), centres, 0.5)
+    x, x_part, x_inside = _axis_samples(boxes[:, 1], boxes[:, 3], _per_level(widths, level), centres, 0.5)
+    start = image_index * sum(heights) + _per_level(_starts(heights), level)
+    rows = _blend_rows(rows, y + ops.expand_dims(start, -1), y_part, y_inside)
+    columns = ops.transpose(ops.reshape(rows, (-1, samples, widest, channels)), (0, 2, 1, 3))
+    columns = ops.reshape(columns, (-1, samples * channels))
+    start = ops.arange(ops.shape(boxes)[0], dtype="int32") * widest
+    columns = _blend_rows(columns, x + ops.expand_dims(start, -1), x_part, x_inside)
+    return ops.transpose(ops.reshape(columns, (-1, samples, samples, channels)), (0, 2, 1, 3))
+
+
+def _blend_rows(rows, below, part, inside):
+    """Rows between two rows of a matrix; 0 where not inside; shape (R, samples, length)."""
+    low, high = ops.expand_dims((1 - part) * inside, -1), ops.expand_dims(part * inside, -1)
+    return ops.take(rows, below, axis=0) * low + ops.take(rows, below + 1, axis=0) * high
+
+
+def _bin_centres(strides, level, samples):
+    """The grid of `roi_align`, as `_axis_samples` takes it: the centres of equal bins."""
+    stride = ops.expand_dims(ops.take(ops.convert_to_tensor([float(s) for s in strides], dtype="float32"), level), -1)
+    bins = (ops.arange(samples, dtype="float32") + 0.5) / samples
+    return lambda low, high, _last: (low + bins * (high - low)) / stride - 0.5
+
+
+def _axis_samples(low, high, length, positions, margin):
+    """Cell below each sample, its distance from it, and which samples lie inside; shapes (R, samples)."""
+    last = ops.expand_dims(ops.cast(length, "float32") - 1.0, -1)
+    position = positions(ops.expand_dims(low, -1), ops.expand_dims(high, -1), last)
+    inside = ops.logical_and(position >= -margin, position <= last + margin)
+    position = ops.clip(position, 0.0, last)
+    below = ops.minimum(ops.floor(position), ops.maximum(last - 1.0, 0.0))
+    return ops.cast(below, "int32"), position - below, ops.cast(inside, "float32")
+
+
+def _per_level(values, level):
+    """The integer that belongs to each region's level, shape (R,)."""
+    return ops.take(ops.convert_to_tensor(values, dtype="int32"), level)
+
+
+def _starts(lengths):
+    """Where each of several blocks begins when they lie one after another."""
+    return [sum(lengths[:i]) for i in range(len(lengths))]

@@ -15,15 +15,13 @@ def make_batch(config, images):
         "ignore": np.zeros((count, size, size), "uint8"),
         "box": np.zeros((count, 4, 4), "float32"),
         "valid": np.zeros((count, 4), "float32"),
-        "p_spiral": np.zeros((count, 4), "float32"),
-        "class_weight": np.zeros((count, 4), "float32"),
         "mask": np.full((count, 4, 56, 56), 255, "uint8"),
         "roi": np.tile(np.float32([0, 0, 8, 8]), (count, 2, 1)),
         "roi_index": np.zeros((count, 2), "int32"),
         "roi_valid": np.zeros((count, 2), "float32"),
     }
     batch["box"][0, :2] = [[20, 20, 44, 50], [80, 60, 100, 90]]
-    batch["valid"][0, :2] = batch["class_weight"][0, :2] = batch["roi_valid"][0] = 1
+    batch["valid"][0, :2] = batch["roi_valid"][0] = 1
     batch["roi"][0], batch["roi_index"][0] = batch["box"][0, :2], [0, 1]
     return batch
 
@@ -36,7 +34,7 @@ def test_losses_are_finite_with_and_without_objects(small_network, small_config,
     batch["valid"][:] = batch["roi_valid"][:] = 0
     values = training_losses(small_network, batch, proposals=16)
     assert all(np.isfinite(float(value)) for value in values.values())
-    assert float(values["rpn_box"]) == float(values["mask"]) == float(values["spiral"]) == 0.0
+    assert float(values["rpn_box"]) == float(values["mask"]) == 0.0
 
 
 def test_ignored_centres_are_left_out():

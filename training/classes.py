@@ -1,0 +1,412 @@
+"""Train the class head by itself: on whole cutouts, and on what the first look finds in scenes.
+
+Example: python -m training.classes --start runs/first --scenes SCENES --data ../shared/data --out runs/first_classes
+
+Cutouts teach spiral against elliptical (vote fractions as soft labels), scenes teach galaxy against star, halo and arm,
+and the class of small galaxies. Boxes are those that the trained first look gives, so that the head sees in training
+what it sees in use. Stop and resume as with `training.train`.
+"""
+
+import argparse
+import functools
+import pathlib
+import queue
+import threading
+
+import keras
+import numpy as np
+from keras import ops
+
+from surveycat.mrcnn.config import NetworkConfig
+from surveycat.mrcnn.detector import Detector
+from surveycat.mrcnn.losses import binary_cross_entropy, weighted_mean
+from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
+from surveycat.mrcnn.weights import load_arrays
+from training.evaluate import as_tile, native_cutout, read_cutouts
+from training.loader import degrade, flip_and_turn, jitter, read_shard
+from training.release import judge
+from training.stamps import read_labels
+from training.train import Trainer, compile_trainer, fit, restore_checkpoint
+
+LOSS_WEIGHTS = {"spiral": 1.0, "galaxy": 0.3}
+LEAST_BOX_LOGIT = -2.5  # what the box head is surer of not being a galaxy needs no second opinion
+BOXES = 4  # of a scene in one step
+
+
+def sample(image, boxes, is_galaxy, p_spiral, class_weight):
+    """One image with boxes to judge, as `training.loader.flip_and_turn` takes it.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (T, T, 3)
+        The tile.
+    boxes : ndarray, shape (n, 4)
+        Boxes, px.
+    is_galaxy, p_spiral, class_weight : ndarray, shape (n,)
+        What is in them; the weight is 0 where the class is not known.
+
+    Returns
+    -------
+    dict
+        The sample.
+    """
+    columns = {"is_galaxy": is_galaxy, "p_spiral": p_spiral, "class_weight": class_weight}
+    return {
+        "image": image,
+        "ignore": np.zeros((1, 1), bool),
+        "mask": np.zeros((len(boxes), 1, 1), bool),
+        "box": np.asarray(boxes, np.float32),
+        **{name: np.asarray(values, np.float32) for name, values in columns.items()},
+    }
+
+
+def cutout_samples(detector, frame):
+    """Cutouts with the box of their central galaxy; those without one are left out.
+
+    Parameters
+    ----------
+    detector : Detector
+        With a trained first look.
+    frame : pandas.DataFrame
+        With ``path``, ``pixel_scale_arcsec``, ``target``, ``class_weight``.
+
+    Returns
+    -------
+    samples : list of dict
+        From `sample`, one box each.
+    rows : list of int
+        The row of the frame that each comes from.
+    """
+    samples, rows = [], []
+    paths = list(zip(frame["path"], frame["pixel_scale_arcsec"], strict=True))
+    for start in range(0, len(paths), detector.batch_size):
+        images = [native_cutout(path, scale) for path, scale in paths[start : start + detector.batch_size]]
+        tiles = np.stack([as_tile(image) for image in images])
+        found = detector.find(tiles, LEAST_BOX_LOGIT)
+        for i, image in enumerate(images):
+            box = central_box(found.box[found.tile == i], image.shape[0])
+            if box is None:
+                continue
+            row = frame.iloc[start + i]
+            samples.append(sample(tiles[i], box[None], [1.0], [row["target"]], [row["class_weight"]]))
+            rows.append(start + i)
+    return samples, rows
+
+
+def central_box(boxes, side):
+    """The box that holds the centre of an image and is centred nearest to it; None if none does.
+
+    Parameters
+    ----------
+    boxes : ndarray, shape (n, 4)
+        Boxes, px.
+    side : int
+        Side of the image, px.
+
+    Returns
+    -------
+    ndarray, shape (4,), or None
+        The box.
+    """
+    middle = side / 2
+    holds = np.all((boxes[:, :2] <= middle) & (boxes[:, 2:] >= middle), axis=1)
+    if not holds.any():
+        return None
+    boxes = boxes[holds]
+    return boxes[np.argmin(np.hypot(*(0.5 * (boxes[:, :2] + boxes[:, 2:]) - middle).T))]
+
+
+def scene_samples(detector, scenes):
+    """Scenes with the boxes that the first look gives, and what each of them is.
+
+    Parameters
+    ----------
+    detector : Detector
+        With a trained first look.
+    scenes : iterable of dict
+        From `training.loader.read_shard`.
+
+    Returns
+    -------
+    list of dict
+        From `sample`; scenes in which nothing counts are left out.
+    """
+    samples, batch = [], []
+    for scene in scenes:
+        batch.append(scene)
+        if len(batch) == detector.batch_size:
+            samples += _judged(detector, batch)
+            batch = []
+    return samples
+
+
+def _judged(detector, scenes):
+    """Samples of one batch of scenes."""
+    found = detector.find(np.stack([scene["image"] for scene in scenes]), LEAST_BOX_LOGIT)
+    samples = []
+    for i, scene in enumerate(scenes):
+        boxes = found.box[found.tile == i]
+        hit, counts, best = judge(boxes, scene)
+        boxes, hit, best = boxes[counts], hit[counts], best[counts]
+        if not len(boxes):
+            continue
+        # the class of a galaxy of a dozen px is a guess: it must not drown what larger ones teach
+        known = np.clip(((boxes[:, 2:] - boxes[:, :2]).max(axis=1) - 8.0) / 24.0, 0.1, 1.0) * hit
+        p_spiral, weight = np.zeros(len(boxes)), np.zeros(len(boxes))
+        p_spiral[hit] = scene["p_spiral"][best[hit]]
+        weight[hit] = scene["class_weight"][best[hit]] * known[hit]
+        samples.append(sample(scene["image"], boxes, hit, p_spiral, weight))
+    return samples
+
+
+def make_batch(samples, rng):
+    """Turned, degraded samples with jittered boxes, as `class_losses` takes them.
+
+    Parameters
+    ----------
+    samples : list of dict
+        From `sample`.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dict of ndarray
+        ``image`` (B, T, T, 3); ``box`` (B, `BOXES`, 4); ``valid``, ``is_galaxy``, ``p_spiral``, ``class_weight``
+        (B, `BOXES`).
+    """
+    count = len(samples)
+    batch = {
+        "image": np.stack([np.zeros_like(one["image"]) for one in samples]),
+        "box": np.tile(np.float32([100, 100, 130, 130]), (count, BOXES, 1)),
+        **{name: np.zeros((count, BOXES), np.float32) for name in ("valid", "is_galaxy", "p_spiral", "class_weight")},
+    }
+    for i, one in enumerate(samples):
+        one = flip_and_turn(one, rng)
+        chosen = rng.permutation(len(one["box"]))[:BOXES]
+        batch["image"][i] = degrade(one["image"], rng)
+        batch["box"][i, : len(chosen)] = jitter(one["box"][chosen], rng)
+        batch["valid"][i, : len(chosen)] = 1
+        for name in ("is_galaxy", "p_spiral", "class_weight"):
+            batch[name][i, : len(chosen)] = one[name][chosen]
+    return batch
+
+
+def batches(cutouts, scenes, cutouts_a_step, scenes_a_step, seed):
+    """Endless batches of both kinds, prepared by a thread beside the training.
+
+    Parameters
+    ----------
+    cutouts, scenes : list of dict
+        From `cutout_samples` and `scene_samples`.
+    cutouts_a_step, scenes_a_step : int
+        How many of each in a batch.
+    seed : int
+        Of all randomness.
+
+    Yields
+    ------
+    dict of ndarray
+        As `make_batch` builds them, the boxes of all samples in one row: ``box`` (R, 4), ``image_index`` (R,), ...
+    """
+    ready = queue.Queue(maxsize=6)
+    rng = np.random.default_rng(seed)
+
+    def produce():
+        while True:
+            order = rng.permutation(len(cutouts))
+            for start in range(0, len(order) - cutouts_a_step + 1, cutouts_a_step):
+                whole = make_batch([cutouts[i] for i in order[start : start + cutouts_a_step]], rng)
+                some = make_batch([scenes[i] for i in rng.choice(len(scenes), scenes_a_step)], rng)
+                ready.put(_joined(whole, some))
+
+    threading.Thread(target=produce, daemon=True).start()
+    while True:
+        yield ready.get(timeout=600)
+
+
+def _joined(whole, some):
+    """One row of boxes: the only one of each cutout, all of each scene."""
+    index = [np.arange(len(whole["image"])), len(whole["image"]) + np.repeat(np.arange(len(some["image"])), BOXES)]
+    batch = {
+        "image": np.concatenate([whole["image"], some["image"]]),
+        "image_index": np.concatenate(index).astype(np.int32),
+        "box": np.concatenate([whole["box"][:, 0], some["box"].reshape(-1, 4)]),
+    }
+    for name in ("valid", "is_galaxy", "p_spiral", "class_weight"):
+        batch[name] = np.concatenate([whole[name][:, 0], some[name].ravel()])
+    return batch
+
+
+def class_losses(network, batch):
+    """Loss of the class head.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+    batch : dict of tensor
+        From `batches`.
+
+    Returns
+    -------
+    dict of str to tensor, shape ()
+        ``spiral``, ``galaxy``.
+    """
+    galaxy, spiral = network.class_outputs(
+        network.normalise(batch["image"]), batch["box"], batch["image_index"], training=True
+    )
+    return {
+        "spiral": weighted_mean(binary_cross_entropy(batch["p_spiral"], spiral), batch["class_weight"]),
+        "galaxy": weighted_mean(binary_cross_entropy(batch["is_galaxy"], galaxy), batch["valid"]),
+    }
+
+
+def accuracy(network, samples, frame):
+    """How often the class head is right on cutouts.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+    samples : list of dict
+        From `cutout_samples`.
+    frame : pandas.DataFrame
+        Their rows, with ``label``, ``confident``, ``p_features``, ``p_smooth``.
+
+    Returns
+    -------
+    dict
+        ``confident`` accuracy, that of ``spirals`` and ``ellipticals`` among them, and ``votes_0.8`` where the vote
+        for the label is at least 0.8.
+    """
+    right = []
+    for start in range(0, len(samples), 32):
+        part = samples[start : start + 32]
+        pixels = network.normalise(np.stack([one["image"] for one in part]))
+        boxes = np.concatenate([one["box"] for one in part])
+        right.append(
+            ops.convert_to_numpy(network.class_outputs(pixels, boxes, np.arange(len(part), dtype=np.int32))[1])
+        )
+    spiral = (frame["label"] == "spiral").to_numpy()
+    right = (np.concatenate(right) > 0) == spiral
+    sure = (frame["confident"] == 1).to_numpy()
+    vote = np.where(spiral, frame["p_features"], frame["p_smooth"])
+    groups = {
+        "confident": sure,
+        "spirals": sure & spiral,
+        "ellipticals": sure & ~spiral,
+        "votes_0.8": sure & (vote >= 0.8),
+    }
+    return {name: round(float(right[group].mean()), 4) for name, group in groups.items()}
+
+
+def read_run(folder):
+    """The network of a run's last checkpoint.
+
+    Parameters
+    ----------
+    folder : path
+        Run folder.
+
+    Returns
+    -------
+    MaskRCNN
+        The network, not folded.
+    """
+    folder = pathlib.Path(folder)
+    network = MaskRCNN(NetworkConfig.from_json((folder / "config.json").read_text()))
+    load_arrays(network, folder / "checkpoint.h5")
+    return network
+
+
+def train(
+    start,
+    scenes,
+    data,
+    out,
+    steps,
+    peak,
+    warmup,
+    head=None,
+    cutouts_a_step=24,
+    scenes_a_step=6,
+    scene_count=6000,
+    seed=0,
+):
+    """Train the class head, from the last checkpoint of `out` if there is one.
+
+    Parameters
+    ----------
+    start, scenes, data, out : path
+        Run folder with the trained first look, folder with shards, shared data folder, run folder.
+    steps, warmup : int
+        Steps in all, steps of warm-up.
+    peak : float
+        Largest learning rate.
+    head : path, optional
+        Run folder whose class head to begin from; a new one otherwise.
+    cutouts_a_step, scenes_a_step, scene_count : int
+        Cutouts and scenes of a step; scenes in all.
+    seed : int
+        Of weights, order and augmentation.
+    """
+    out, data = pathlib.Path(out), pathlib.Path(data)
+    out.mkdir(parents=True, exist_ok=True)
+    keras.utils.set_random_seed(seed)
+    network = MaskRCNN(NetworkConfig())
+    for name, part in read_run(start).parts.items():
+        if name != "class_head":
+            network.parts[name] = part
+    if head:
+        network.parts["class_head"] = read_run(head).parts["class_head"]
+    config = network.config
+    (out / "config.json").write_text(config.to_json())
+    folded = MaskRCNN(config)
+    folded.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
+    detector = Detector(folded)
+
+    labels = read_labels(data)
+    labels = labels[(labels["split"] == "train") & (labels["class_weight"] > 0)].reset_index(drop=True)
+    cutouts, _ = cutout_samples(detector, labels)
+    shards = sorted(pathlib.Path(scenes).glob("scenes_train_*.npz"))
+    shards = [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
+    composed = scene_samples(detector, _first(shards, scene_count))
+    val = read_cutouts(data, "val").assign(target=0.5, class_weight=1.0)
+    val_samples, rows = cutout_samples(detector, val)
+    print(f"{len(cutouts)} cutouts, {len(composed)} scenes, {len(val_samples)} validation cutouts", flush=True)
+
+    trainer = Trainer([network.parts["class_head"]], functools.partial(class_losses, network), LOSS_WEIGHTS)
+    compile_trainer(trainer, peak, steps, warmup)
+    first = restore_checkpoint(out, network, trainer.optimizer)
+    source = batches(cutouts, composed, cutouts_a_step, scenes_a_step, seed + first)
+    validate = functools.partial(accuracy, network, val_samples, val.iloc[rows].reset_index(drop=True))
+    fit(trainer, network, source, out, first, steps, validate=validate)
+
+
+def _first(shards, count):
+    """The first `count` scenes of some shards, read one after another."""
+    for path in shards:
+        scenes = read_shard(path)[:count]
+        count -= len(scenes)
+        yield from scenes
+
+
+def main():
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--start", required=True)
+    parser.add_argument("--scenes", required=True)
+    parser.add_argument("--data", default="../shared/data")
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--head")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--peak", type=float, default=2e-3)
+    parser.add_argument("--warmup", type=int, default=200)
+    parser.add_argument("--scene-count", type=int, default=6000)
+    parser.add_argument("--seed", type=int, default=0)
+    train(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()

@@ -129,6 +129,56 @@ def run(images, out, quiet, **options):
     return SOME_FAILED if failed else 0
 
 
+@main.command()
+@click.argument("catalogue", metavar="CATALOG")
+@click.argument("reference")
+@click.option("--out", required=True, help="The result; its suffix is its format (.parquet is best).")
+@click.option("--radius", type=float, default=2.0, show_default=True, help="Largest separation, arcsec.")
+@click.option("--all", "all_pairs", is_flag=True, help="Every pair, instead of one partner for each row.")
+@click.option(
+    "--footprint", is_flag=True, help="What lies in an object's outline is a candidate beyond the radius too."
+)
+@click.option("--on", help="Compare identifiers in this column of both tables, e.g. dr7objid, not positions.")
+@click.option("--join", default="left", show_default=True, help="left keeps rows without a partner, inner does not.")
+@click.option("--prefixes", help="Before the columns of either table, e.g. cat_,ref_ or ,ref_ for bare names.")
+@click.option("--ra-column", help="Right ascension in REFERENCE, where it is not found by itself.")
+@click.option("--dec-column", help="Declination in REFERENCE.")
+@click.option("--frame", help="Frame of REFERENCE: icrs, fk5, fk4, galactic, ecliptic; fk4:B1950 with an equinox.")
+@click.option("--epoch", type=float, help="Year of the image: proper motions of REFERENCE are applied up to it.")
+@click.option("--reference-epoch", type=float, help="Year of REFERENCE's positions, where it does not say so itself.")
+@click.option("--unmatched", help="A table of the rows of REFERENCE without a partner.")
+@click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
+@_reporting
+def match(catalogue, reference, out, quiet, prefixes, **options):
+    """Find the objects of CATALOG in REFERENCE and write both side by side.
+
+    REFERENCE is any table file with positions, or gz1 or gz2: the published Galaxy Zoo tables (gz2:FILE where you have
+    it).
+
+    \b
+    Example:
+      surveycat match cat.parquet stars.csv --radius 2 --out matched.parquet
+    """
+    from surveycat.match import match as identify
+
+    result = identify(catalogue, reference, out, prefixes=_two_words("--prefixes", prefixes), **options)
+    if not quiet:
+        found = result.meta["match"]
+        click.echo(
+            f"{found['n_matched']} of {found['n_catalog']} objects have a partner among the {found['n_reference']} "
+            f"of {reference}, in {out}"
+        )
+    return 0
+
+
+def _two_words(option, text):
+    """Split ``a,b``; None stays."""
+    words = None if text is None else tuple(word.strip() for word in text.split(","))
+    if words is not None and len(words) != 2:
+        raise click.UsageError(f"{option} {text!r} is not two words with a comma between them")
+    return words
+
+
 def _summary(table, out, seconds):
     """Say what was found, in one line."""
     spirals = int((table["class"] == "spiral").sum())

@@ -18,6 +18,7 @@ import numpy as np
 
 from surveycat import catalog
 from surveycat.catalog import FLAGS
+from surveycat.wcs import unit_vectors
 
 __all__ = [
     "Footprint",
@@ -634,15 +635,9 @@ def _jacobian(to_sky, x, y, ra, dec):
     north = np.array([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
     steps = []
     for dx, dy in ((0.5, 0), (0, 0.5)):
-        step = _vectors(*to_sky(x + dx, y + dy)) - _vectors(*to_sky(x - dx, y - dy))
+        step = unit_vectors(*to_sky(x + dx, y + dy)) - unit_vectors(*to_sky(x - dx, y - dy))
         steps.append([(step * east).sum(axis=0), (step * north).sum(axis=0)])
     return np.degrees(np.array(steps)).transpose(2, 1, 0) * 3600
-
-
-def _vectors(ra, dec):
-    """Unit vectors, shape (3, N), of positions in degrees."""
-    a, d = np.radians(ra), np.radians(dec)
-    return np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
 
 
 def _regions(to_sky, outlines, mirrored):

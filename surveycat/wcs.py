@@ -29,6 +29,7 @@ __all__ = [
     "sky_to_pixel",
     "tan_wcs",
     "probe_points",
+    "unit_vectors",
 ]
 
 SDSS_SCALE = 0.396127  # arcsec per pixel: SkyServer's default, the native scale of SDSS
@@ -262,6 +263,12 @@ def sky_to_pixel(wcs, ra, dec):
     with quiet():
         x, y = wcs.world_to_pixel(SkyCoord(np.asarray(ra, float), np.asarray(dec, float), unit="deg"))
     return np.asarray(x), np.asarray(y)
+
+
+def unit_vectors(ra, dec):
+    """Unit vectors, shape (3, N), of positions in degrees."""
+    a, d = np.radians(ra), np.radians(dec)
+    return np.array([np.cos(d) * np.cos(a), np.cos(d) * np.sin(a), np.sin(d)])
 
 
 def pixel_scale_of(wcs, shape):

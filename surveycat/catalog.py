@@ -35,6 +35,7 @@ __all__ = [
     "lists",
     "read",
     "write",
+    "write_table",
 ]
 
 FLAGS = {
@@ -516,8 +517,23 @@ def write(table, path, overwrite=False):
     OutputError
         If the suffix is unknown, the folder cannot be written, or the file exists.
     """
+    write_table(_plain(table), path, overwrite)
+
+
+def write_table(table, path, overwrite=False):
+    """Write any table as `write` does, its columns as they are, whatever the schema says of their names.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+        Bare columns of types that all formats know (bool, integers but for int8 and large unsigned ones, float32,
+        float64, text), or of lists; a column's ``info.meta`` may hold a ``ucd``.
+    path, overwrite
+        As in `write`.
+    """
     path = check_output(path, overwrite)
-    plain = _plain(table)
+    plain = table.copy(copy_data=False)
+    plain.meta = _simple(table.meta)
     save, _ = FORMATS[path.suffix.lower()]
     atomic_write(path, lambda partial: save(plain, partial))
 

@@ -137,9 +137,9 @@ def match(
     options |= {"all_pairs": all_pairs, "footprint": footprint, "on": on, "join": join, "prefixes": list(prefixes)}
     result = joined(matched, join, prefixes, {**options, **{k: v for k, v in how.items() if v is not None}})
     if unmatched is not None:
-        catalog.write(without_partner(matched), unmatched, overwrite)
+        catalog.write_table(without_partner(matched), unmatched, overwrite)
     if out is not None:
-        catalog.write(result, out, overwrite)
+        catalog.write_table(result, out, overwrite)
     return QTable(result)
 
 

@@ -31,7 +31,7 @@ def is_decided(distance):
 def brute_force(a, b, radius):
     """One-to-one pairs by going through all of them, closest first, lower indices first."""
     exact = separations(a, b)
-    assume(is_decided(exact))
+    assume(is_decided(exact[exact <= radius]))
     distance = np.round(exact, module.DECIMALS)
     order = sorted((distance[i, j], i, j) for i, j in np.argwhere(distance <= radius).tolist())
     chosen, used_a, used_b = [], set(), set()

@@ -12,7 +12,7 @@ import sys
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["SurveycatError", "__version__", "match", "read", "run", "write"]
+__all__ = ["SurveycatError", "__version__", "fetch", "match", "read", "run", "write"]
 
 # TensorFlow writes pages of log to the user's terminal unless told not to before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -20,6 +20,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 _HOME = {
     "SurveycatError": "surveycat.errors",
     "match": "surveycat.match",
+    "fetch": "surveycat.mosaic",
     "read": "surveycat.catalog",
     "run": "surveycat.pipeline",
     "write": "surveycat.catalog",

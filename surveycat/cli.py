@@ -82,6 +82,28 @@ def _log_to_stderr(verbose, quiet):
         logging.captureWarnings(False)
 
 
+def _skyserver_options(command):
+    """Give a command the options that say which SkyServer to ask, and how."""
+    options = (
+        click.option("--skyserver", help="Address of SkyServer; or set SURVEYCAT_SKYSERVER."),
+        click.option("--release", help="SDSS data release; or set SURVEYCAT_SDSS_RELEASE."),
+        click.option("--cache", help="Folder for downloads; or set SURVEYCAT_CACHE."),
+        click.option("--no-cache", is_flag=True, help="Keep no downloads."),
+        click.option("--rate", type=float, default=10.0, show_default=True, help="Requests in a second, at most."),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def _skyserver(skyserver, release, cache, no_cache, rate):
+    """Make the client that the options ask for."""
+    from surveycat.cache import default_cache
+    from surveycat.skyserver import SkyServer
+
+    return SkyServer(skyserver, release, cache=None if no_cache else cache or default_cache(), rate=rate)
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="surveycat")
 def main():
@@ -177,6 +199,52 @@ def _two_words(option, text):
     if words is not None and len(words) != 2:
         raise click.UsageError(f"{option} {text!r} is not two words with a comma between them")
     return words
+
+
+@main.command()
+@click.option("--ra", type=float, required=True, help="Right ascension of the centre, ICRS degrees.")
+@click.option("--dec", type=float, required=True, help="Declination of the centre, ICRS degrees.")
+@click.option("--size", required=True, help="Side of the field in arcmin, or WIDTHxHEIGHT.")
+@click.option("--out", required=True, help="The picture: .jpg, .png or .fits.")
+@click.option("--pixel-scale", type=float, default=0.396127, show_default=True, help="Arcseconds per pixel.")
+@_skyserver_options
+@click.option("--overwrite", is_flag=True, help="Replace the output if it exists.")
+@_reporting
+def fetch(ra, dec, size, out, quiet, pixel_scale, overwrite, **service):
+    """Fetch a field of any size from SDSS, as a picture that knows where it is on the sky.
+
+    \b
+    Example:
+      surveycat fetch --ra 351.65 --dec 0.10 --size 12 --out field.jpg && surveycat run field.jpg --out cat.parquet
+    """
+    from surveycat.mosaic import fetch as get
+
+    with _progress(quiet) as progress:
+        got = get(
+            ra,
+            dec,
+            _sides(size),
+            out,
+            pixel_scale=pixel_scale,
+            service=_skyserver(**service),
+            overwrite=overwrite,
+            progress=progress,
+        )
+    if not quiet:
+        click.echo(f"{got['shape'][1]} x {got['shape'][0]} pixels from {got['cutouts']} cutouts in {out}")
+    return 0
+
+
+def _sides(text):
+    """Read "12" or "20x10" as width and height."""
+    from surveycat.errors import OptionError
+
+    parts = text.lower().split("x")
+    try:
+        width, height = (float(part) for part in (parts if len(parts) == 2 else parts * 2))
+    except ValueError as error:
+        raise OptionError(f"--size is {text!r}; give arcmin, as 12 or 20x10") from error
+    return width, height
 
 
 def _summary(table, out, seconds):

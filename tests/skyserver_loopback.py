@@ -43,8 +43,10 @@ class Sky:
         x, y = np.arange(width) - width / 2, np.arange(height) - height / 2
         light = np.zeros((height, width))
         for east, north, sigma, bright in self._offsets(ra, dec):
-            dx, dy, sigma = x + east / scale, y + north / scale, sigma / scale
-            light += bright * np.exp(-0.5 * (dy[:, None] ** 2 + dx[None, :] ** 2) / sigma**2)
+            column, row, sigma = width / 2 - east / scale, height / 2 - north / scale, sigma / scale
+            near = [slice(max(0, int(at - 6 * sigma)), max(0, int(at + 6 * sigma))) for at in (row, column)]
+            dx, dy = x[near[1]] + east / scale, y[near[0]] + north / scale
+            light[tuple(near)] += bright * np.exp(-0.5 * (dy[:, None] ** 2 + dx[None, :] ** 2) / sigma**2)
         pixels = np.clip(noise + light[..., None] * [1.0, 0.8, 0.6], 0, 255).astype(np.uint8)
         pixel_ra = ra - x[None, :] * scale / 3600 / np.cos(np.radians(dec))
         inside = self.inside(np.mod(pixel_ra, 360), dec - y[:, None] * scale / 3600)

@@ -54,7 +54,9 @@ def main(path, weights="compact"):
     start = time.perf_counter()
     detector(pixels, 0.5)
     bare = (time.perf_counter() - start) / len(tiles)
-    print(f"{len(table)} rows; {len(tiles)} tiles and second looks in {seconds:.1f} s: {len(tiles) / seconds:.1f} tiles/s")
+    print(
+        f"{len(table)} rows; {len(tiles)} tiles and second looks in {seconds:.1f} s: {len(tiles) / seconds:.1f} tiles/s"
+    )
     print(f"the bare network: {1 / bare:.1f} tiles/s")
     spent = {}
     for (file, _, name), (_, _, _, cumulative, _) in pstats.Stats(profile).stats.items():

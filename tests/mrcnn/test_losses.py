@@ -5,6 +5,7 @@ from keras import ops
 
 from surveycat.mrcnn import losses
 from surveycat.mrcnn.losses import training_losses
+from training.classes import class_losses
 
 
 def make_batch(config, images):
@@ -94,3 +95,22 @@ def test_mask_targets_follow_the_jittered_box():
     truth = np.float32([[[10, 10, 30, 70]]])  # centre column 40 is where the mask ends
     target = ops.convert_to_numpy(losses._mask_targets(batch, truth, 28))[0, 0]
     assert target[:, :13].min() > 0.99 and target[:, 15:].max() < 0.01
+
+
+def test_boxes_without_weight_cost_nothing(small_network, small_config):
+    """Filled-up slots and unknown classes must not teach anything."""
+    side = small_config.tile_size
+    batch = {
+        "image": np.zeros((1, side, side, 3), np.uint8),
+        "image_index": np.zeros(2, np.int32),
+        "box": np.float32([[10, 10, 30, 30], [40, 40, 60, 60]]),
+        "valid": np.float32([0, 0]),
+        "is_galaxy": np.float32([1, 0]),
+        "p_spiral": np.float32([1, 0]),
+        "class_weight": np.float32([0, 0]),
+    }
+    losses = class_losses(small_network, batch)
+    assert {name: float(value) for name, value in losses.items()} == {"spiral": 0.0, "galaxy": 0.0}
+    batch["class_weight"][0] = batch["valid"][1] = 1
+    losses = class_losses(small_network, batch)
+    assert all(float(value) > 0 for value in losses.values())

@@ -1,0 +1,73 @@
+"""What the class head is trained on: the right box, the right pixels in it, nothing counted that is not known."""
+
+import numpy as np
+
+from training import classes
+
+
+def test_central_box_holds_the_centre_and_is_nearest_to_it():
+    """A neighbour that comes nearer with its edge, or a box beside the centre, is not the labelled galaxy."""
+    boxes = np.float32([[0, 0, 104, 104], [80, 84, 124, 120], [101, 101, 110, 110]])
+    np.testing.assert_array_equal(classes.central_box(boxes, 200), boxes[1])
+    assert classes.central_box(boxes[2:], 200) is None
+    assert classes.central_box(boxes[:0], 200) is None
+
+
+def bright_sample(rng):
+    """A dark tile with one bright rectangle that fills its box."""
+    y0, x0 = rng.integers(40, 120, 2)
+    height, width = rng.integers(30, 80, 2)
+    image = np.zeros((256, 256, 3), np.uint8)
+    image[y0 : y0 + height, x0 : x0 + width] = 200
+    return classes.sample(image, [[y0, x0, y0 + height, x0 + width]], [1.0], [0.7], [1.0])
+
+
+def test_boxes_stay_on_their_galaxies_when_tiles_are_turned():
+    """After flips and turns the pixels in each box are still those of its galaxy, and those around it are not."""
+    rng = np.random.default_rng(2)
+    batch = classes.make_batch([bright_sample(rng) for _ in range(24)], rng)
+    for image, box in zip(batch["image"], batch["box"][:, 0], strict=True):
+        y0, x0, y1, x1 = np.rint(box).astype(int)
+        height, width = y1 - y0, x1 - x0
+        inner = image[y0 + height // 4 : y1 - height // 4, x0 + width // 4 : x1 - width // 4]
+        assert inner.mean() > image.mean() + 100 * (inner.mean() > 128)
+        assert inner.mean() > 2 * np.delete(image, np.s_[max(y0 - 20, 0) : y1 + 20], axis=0).mean()
+    assert (batch["valid"] == [1, 0, 0, 0]).all()
+
+
+def test_boxes_of_a_batch_point_to_their_tiles():
+    """Cutouts bring one box each, scenes bring all theirs; every box knows its tile."""
+    rng = np.random.default_rng(3)
+    whole = classes.make_batch([bright_sample(rng) for _ in range(3)], rng)
+    some = classes.make_batch([bright_sample(rng) for _ in range(2)], rng)
+    batch = classes._joined(whole, some)
+    np.testing.assert_array_equal(batch["image_index"], [0, 1, 2, 3, 3, 3, 3, 4, 4, 4, 4])
+    np.testing.assert_array_equal(batch["box"][3:7], some["box"][0])
+    np.testing.assert_array_equal(batch["image"][4], some["image"][1])
+    assert len(batch["box"]) == len(batch["valid"]) == len(batch["class_weight"]) == 11
+
+
+def test_scenes_teach_stars_as_no_galaxy_and_unknown_objects_not_at_all():
+    """A box on a galaxy is one, with its class; a box on sky is none; a box on something to ignore is left out."""
+
+    class Found:
+        tile = np.zeros(3, np.int32)
+        box = np.float32([[10, 10, 52, 50], [100, 100, 140, 140], [200, 200, 240, 240]])
+
+    class Detector:
+        @staticmethod
+        def find(_tiles, _least):
+            return Found
+
+    scene = {
+        "image": np.zeros((256, 256, 3), np.uint8),
+        "ignore": np.zeros((256, 256), bool),
+        "box": np.float32([[10, 10, 50, 50]]),
+        "p_spiral": np.float32([0.8]),
+        "class_weight": np.float32([1.0]),
+    }
+    scene["ignore"][210:230, 210:230] = True
+    (one,) = classes._judged(Detector, [scene])
+    np.testing.assert_array_equal(one["is_galaxy"], [1, 0])
+    np.testing.assert_array_equal(one["class_weight"], [1, 0])
+    np.testing.assert_allclose(one["p_spiral"], [0.8, 0.0])

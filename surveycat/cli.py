@@ -118,6 +118,13 @@ def main():
 @main.command()
 @click.argument("images", nargs=-1, required=True)
 @click.option("--out", required=True, help="The catalogue; its suffix is its format (.parquet is best).")
+@click.option(
+    "--bands",
+    default="auto",
+    show_default=True,
+    help="Whether several FITS files are the bands of one image: auto (they are, if their FILTER differs and they show "
+    "the same sky), none (each is an image), or the bands' names in the order of the files, such as i,r,g.",
+)
 @click.option("--ra", type=float, help="Right ascension of the centre of an image with north up, degrees.")
 @click.option("--dec", type=float, help="Declination of the centre, degrees.")
 @click.option("--pixel-scale", type=float, help="Arcseconds per pixel, with --ra and --dec.")

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from surveycat.calibration import calibration
 from surveycat.errors import ImageError
-from surveycat.raster import RGB_BANDS, STRIP_ROWS, Raster, file_key
+from surveycat.raster import RGB_BANDS, STRIP_ROWS, WAVELENGTH_NM, Raster, file_key
 from surveycat.wcs import has_position, header_wcs, one_line, quiet
 
 __all__ = ["packed_reader", "read_fits"]
@@ -96,7 +97,14 @@ def _open_hdu(name, path, hdus, index, scratch):
     if raster.array.dtype == np.uint8 and raster.blank is None and not raster.scaled:
         raster = _as_picture(raster)
         notes.append("8-bit FITS is taken as a picture: no stretch is applied")
-    return replace(raster, wcs=wcs, notes=tuple(notes))
+    worth = () if raster.picture else (_calibration(hdus, header),) * len(raster.bands)
+    return replace(raster, wcs=wcs, notes=tuple(notes), calibration=worth)
+
+
+def _calibration(hdus, header):
+    """Zero point from the image's own header, or else from the primary one."""
+    own = calibration(header)
+    return own if own.source else calibration(hdus[0].header)
 
 
 # --- which image ---
@@ -213,9 +221,13 @@ def _as_picture(raster):
 
 
 def _filter_name(header):
-    """The letter of a broad band ("r" in "r", "r.MP9601" or "SDSS r"), or "image" where there is none."""
+    """The letter of a broad band ("r" in "r", "r.MP9601" or "SDSS r"), a name of Hubble's filters, or "image"."""
+    said = " ".join(str(header.get(key, "")) for key in ("FILTER", "FILTER1", "FILTER2"))
+    hubble = re.search(r"\bF\d{3,4}[A-Z]+\d?\b", said)
+    if hubble:
+        return hubble[0]
     words = re.split(r"[\s.,_]+", str(header.get("FILTER", "")).strip())
-    letters = [word[0] for word in words if re.fullmatch(f"[{WAVELENGTH_ORDER}]'?", word)]
+    letters = [word[0] for word in words if re.fullmatch(f"[{''.join(WAVELENGTH_NM)}]'?", word)]
     return letters[0] if len(letters) == 1 else "image"
 
 

@@ -13,16 +13,18 @@ from pathlib import Path
 import numpy as np
 
 from surveycat import levels, sky, wcs
+from surveycat.bands import Bands, open_bands
 from surveycat.errors import ImageError, OptionError
 from surveycat.raster import array_raster, file_key
 from surveycat.readers import open_raster, split_extension
 from surveycat.region import overlap, parse_region
 from surveycat.scratch import Scratch
-from surveycat.stretch import stretch_for
+from surveycat.stretch import as_jpeg, stretch_for, whole_blocks
 
 __all__ = ["Image", "ImageSource", "open_image", "parse_region"]
 
 TILE = 256  # the coarsest level is the first that fits into a tile of this size
+WIDEST = 8192  # pixels rendered at a time; a JPEG has at most 65,535
 BRIGHT_SKY = 150  # counts: a picture with a sky like this is a negative
 
 
@@ -32,9 +34,9 @@ class ImageSource:
 
     Parameters
     ----------
-    image : path-like or ndarray
-        JPEG, PNG, TIFF, FITS with 2 axes or 3 planes (also packed, or ``image.fits[1]``), or an (H, W, 3)
-        uint8 array.
+    image : path-like, `~surveycat.bands.Bands` or ndarray
+        JPEG, PNG, TIFF, FITS with 2 axes or 3 planes (also packed, or ``image.fits[1]``), several FITS files that
+        are bands of one image, or an (H, W, 3) uint8 array.
     wcs : path-like, `~astropy.wcs.WCS` or None
         A WCS, or a file with one (FITS, ``.hdr``, ``.wcs``).
     ra, dec : float or None
@@ -83,6 +85,9 @@ class ImageSource:
     def _open(self, scratch):
         if isinstance(self.image, np.ndarray):
             raster, path = array_raster(self.image), None
+        elif isinstance(self.image, Bands):
+            raster = open_bands(self.image, scratch)
+            path = split_extension(self.image.reference)[0]
         else:
             raster = open_raster(self.image, scratch)
             path = split_extension(self.image)[0]
@@ -171,15 +176,19 @@ class Image:
 
     @property
     def name(self):
-        """Name of the file without its folder, or "array"."""
+        """Name of the file without its folder, of all files of bands, or "array"."""
         image = self._source.image
+        if isinstance(image, Bands):
+            return str(image)
         return "array" if isinstance(image, np.ndarray) else Path(image).name
 
     @property
     def source(self):
         """`ImageSource` with which another process opens this image, using the same scratch folder."""
         image, scratch = self._source.image, self._scratch
-        if not isinstance(image, np.ndarray):
+        if isinstance(image, Bands):
+            image = image.absolute()
+        elif not isinstance(image, np.ndarray):
             image = str(Path(image).absolute())
         elif scratch.shared is not None:  # so that pixels do not travel with every task
             name = f"array-{self.sha256[:16]}.npy"
@@ -189,14 +198,16 @@ class Image:
 
     @cached_property
     def sha256(self):
-        """Hash of the input: of the file's bytes, or of the array's."""
+        """Hash of the input: of the file's bytes, of those of all files of bands one after the other, or of the
+        array's."""
         image = self._source.image
         if isinstance(image, np.ndarray):
             return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
         digest = hashlib.sha256()
-        with open(split_extension(image)[0], "rb") as file:
-            while block := file.read(2**20):
-                digest.update(block)
+        for path in image.paths if isinstance(image, Bands) else (image,):
+            with open(split_extension(path)[0], "rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
         return digest.hexdigest()
 
     @property
@@ -215,6 +226,11 @@ class Image:
     def bands(self):
         """Names of the bands, blue to red: ``["g", "r", "i"]`` for a picture."""
         return list(self._raster.bands[::-1])
+
+    @property
+    def calibration(self):
+        """`~surveycat.calibration.Calibration` by name of the band; empty for a picture."""
+        return dict(zip(self._raster.bands, self._raster.calibration, strict=False))
 
     @property
     def picture(self):
@@ -285,7 +301,7 @@ class Image:
         inside, target = overlap(box, self.shape)
         if inside is not None:
             plane = self._raster.bands.index(name)
-            values[target[0] : target[2], target[1] : target[3]] = self._planes(inside)[plane]
+            values[target[0] : target[2], target[1] : target[3]] = self._planes(inside, [plane])[0]
         return values
 
     def build_levels(self):
@@ -325,8 +341,8 @@ class Image:
         dy, dx = self.offset
         return box[0] + dy, box[1] + dx, box[2] + dy, box[3] + dx
 
-    def _planes(self, box):
-        return self._raster.planes(self._in_raster(box))
+    def _planes(self, box, which=None):
+        return self._raster.planes(self._in_raster(box), which=which)
 
     def _picture(self, box, level):
         """Picture of a box inside a level."""
@@ -336,7 +352,20 @@ class Image:
             return ((fine + levels.FINE // 2) // levels.FINE).astype(np.uint8)
         if self._raster.picture:
             return self._raster.array[y0:y1, x0:x1]
-        return self._stretch.render(self._raster.planes((y0, x0, y1, x1)))
+        return self._rendered((y0, x0, y1, x1))
+
+    def _rendered(self, box):
+        """Linear data of a box of the raster as a picture, through the blocks of a JPEG that begins at pixel (0, 0)."""
+        y0, x0, y1, x1 = box
+        picture = np.empty((y1 - y0, x1 - x0, 3), np.uint8)
+        for left in range(x0, x1, WIDEST):
+            right = min(left + WIDEST, x1)
+            around = whole_blocks((y0, left, y1, right), self._raster.shape)
+            planes = self._raster.planes(around, which=self._raster.shown)
+            shown = as_jpeg(self._stretch.render(planes, around))
+            top, first = y0 - around[0], left - around[1]
+            picture[:, left - x0 : right - x0] = shown[top : top + y1 - y0, first : first + right - left]
+        return picture
 
     # --- levels ---
 
@@ -363,6 +392,8 @@ class Image:
         image = self._source.image
         if isinstance(image, np.ndarray):
             text = self.sha256
+        elif isinstance(image, Bands):
+            text = image.key
         else:
             path, extension = split_extension(image)
             text = f"{file_key(path)}|{extension}"

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from surveycat import catalog
+from surveycat import bands, catalog
 from surveycat.catalog import FLAGS
 from surveycat.wcs import unit_vectors
 
@@ -96,7 +96,7 @@ def reference_band(image):
     str
         Name of one of ``image.bands``. The r band of a colour picture is its green channel.
     """
-    return "r" if "r" in image.bands else image.bands[len(image.bands) // 2]
+    return bands.reference_band(image.bands[::-1])
 
 
 # Footprints -----------------------------------------------------------------------------------------------

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from surveycat import __version__, catalog
+from surveycat.bands import Bands, gather
 from surveycat.detections import FILE_VERSION
 from surveycat.dispatch import BATCH, cluster, detect, loaded
 from surveycat.errors import OptionError, RunFailed
@@ -37,6 +38,7 @@ def run(
     images,
     out=None,
     *,
+    bands="auto",
     ra=None,
     dec=None,
     pixel_scale=None,
@@ -57,9 +59,14 @@ def run(
     Parameters
     ----------
     images : path, uint8 array of shape (H, W, 3), or a sequence of these
-        What to search. Several images give one table whose column ``image`` says which.
+        What to search. Several images give one table whose column ``image`` says which, but several FITS files
+        may be the bands of one image; see `bands`.
     out : path, optional
         Where to write the catalogue; the suffix chooses the format. The file appears whole or not at all.
+    bands : str or sequence of str, optional
+        ``"auto"``: FITS files with different filters that show the same sky are the bands of one image.
+        ``"none"``: each file is an image by itself. Else the names of the bands, in the order of the files
+        (``"i,r,g"``), which makes them one image.
     ra, dec : float, optional
         Position of the centre of an image with north up, degrees.
     pixel_scale : float, optional
@@ -100,7 +107,9 @@ def run(
         If an input, an option or an output cannot be used. Nothing is written then.
     """
     started = time.monotonic()
-    images = _as_list(images)
+    images, notes = gather(_as_list(images), bands)
+    for note in notes:
+        log.info("%s", note)
     position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
     _check_options(images, position, min_score)
     going_on = check_unfinished(out, resume, overwrite)
@@ -207,10 +216,17 @@ def _check_outputs(images, out, preview, overwrite):
     outputs = [] if out is None else [catalog.check_output(out, overwrite)]
     if preview is not None:
         outputs.append(catalog.check_output(preview, overwrite, known=PICTURES))
-    inputs = [Path(image) for image in images if not isinstance(image, np.ndarray)]
+    inputs = [Path(path) for image in images for path in _paths(image)]
     for output in outputs:
         if any(output.exists() and image.exists() and output.samefile(image) for image in inputs):
             raise OptionError(f"{output} is an input; give the output another name")
+
+
+def _paths(image):
+    """The files of an image: none of an array, all of its bands."""
+    if isinstance(image, np.ndarray):
+        return ()
+    return image.paths if isinstance(image, Bands) else (image,)
 
 
 def _stage(progress, name):

@@ -7,9 +7,13 @@ import numpy as np
 
 from surveycat.errors import ImageError
 
-__all__ = ["RGB_BANDS", "STRIP_ROWS", "Raster", "array_raster", "file_key"]
+__all__ = ["RGB_BANDS", "STRIP_ROWS", "WAVELENGTH_NM", "Raster", "array_raster", "file_key"]
 
 RGB_BANDS = ("i", "r", "g")
+WAVELENGTH_NM = {
+    "U": 365, "u": 354, "B": 445, "g": 477, "V": 551, "r": 623, "R": 658, "i": 762, "I": 806, "z": 913, "y": 1000,
+    "Y": 1020, "J": 1235, "H": 1662, "K": 2159,
+}  # fmt: skip
 STRIP_ROWS = 256  # rows that are decoded at a time
 
 
@@ -37,6 +41,8 @@ class Raster:
         Whether the file is FITS, in which rows are counted upwards.
     notes : tuple of str
         What the user should know.
+    calibration : tuple of `~surveycat.calibration.Calibration`
+        What a unit is worth in each plane; empty for a picture.
     """
 
     array: np.ndarray
@@ -49,11 +55,17 @@ class Raster:
     xmp: bytes = b""
     fits: bool = False
     notes: tuple = ()
+    calibration: tuple = ()
 
     @property
     def shape(self):
         """(H, W) in pixels."""
         return self.array.shape[:2] if self.picture else self.array.shape[1:]
+
+    @property
+    def shown(self):
+        """Numbers of the planes that make the picture, R, G, B: all."""
+        return list(range(len(self.bands)))
 
     @property
     def continuous(self):
@@ -65,7 +77,7 @@ class Raster:
         """Whether values differ from what is stored."""
         return (self.scale, self.zero) != (1.0, 0.0)
 
-    def planes(self, box, step=1):
+    def planes(self, box, step=1, which=None):
         """Linear values of a box.
 
         Parameters
@@ -74,6 +86,8 @@ class Raster:
             ``(y0, x0, y1, x1)``, inside the image.
         step : int
             Take every step-th column only.
+        which : list of int or None
+            Numbers of the planes to read; None for all.
 
         Returns
         -------
@@ -82,8 +96,9 @@ class Raster:
         """
         y0, x0, y1, x1 = box
         if self.picture:
-            return np.moveaxis(self.array[y0:y1, x0:x1:step], -1, 0).astype(np.float32)
-        raw = self.array[:, y0:y1, x0:x1:step]
+            planes = np.moveaxis(self.array[y0:y1, x0:x1:step], -1, 0)
+            return (planes if which is None else planes[which]).astype(np.float32)
+        raw = self.array[slice(None) if which is None else which, y0:y1, x0:x1:step]
         with np.errstate(over="ignore"):  # float64 beyond the range of float32 becomes infinite, then NaN
             values = (raw * self.scale + self.zero if self.scaled else raw).astype(np.float32)
         if self.continuous:

@@ -12,7 +12,7 @@ from surveycat.fitsimage import packed_reader, read_fits
 from surveycat.pictures import read_npy, read_picture
 from surveycat.wcs import one_line
 
-__all__ = ["open_raster", "split_extension"]
+__all__ = ["is_fits", "open_raster", "split_extension"]
 
 READERS = {
     "JPEG": read_picture,
@@ -110,6 +110,23 @@ def split_extension(path):
     if match is None or path.exists():
         return path, None
     return Path(match[1]), match[2].strip()
+
+
+def is_fits(path):
+    """Whether a file is FITS, packed or not, by its first bytes; what does not exist is not.
+
+    Parameters
+    ----------
+    path : path-like
+
+    Returns
+    -------
+    bool
+    """
+    try:
+        return _kind(split_extension(path)[0]) in WITH_EXTENSIONS
+    except ImageError:  # opening it says what it is
+        return False
 
 
 def _kind(path):

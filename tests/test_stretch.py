@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from surveycat.raster import Raster
-from surveycat.stretch import AsinhStretch, sample_pixels, sky_statistics, stretch_for
+from surveycat.stretch import AsinhStretch, background_of, sample_pixels, sky_statistics, stretch_for
 
 rng = np.random.default_rng(7)
 
@@ -96,3 +96,69 @@ def test_the_sample_is_bounded():
     array = np.lib.stride_tricks.as_strided(np.zeros(1, np.uint8), (40_000, 50_000, 3), (0, 0, 0))
     sample = sample_pixels(Raster(array, picture=True))
     assert 2**19 < sample.shape[1] < 2**21
+
+
+# --- the sky, box by box ---
+
+
+def slope(shape, noise=5.0):
+    """Noise on a sky that rises by 40 from the left to the right."""
+    tilt = np.linspace(100, 140, shape[1])
+    return (rng.normal(0, noise, shape) + tilt).astype(np.float32)
+
+
+def test_background_follows_a_gradient_as_photutils_has_it(monkeypatch):
+    """On a tilted sky with objects the level is that of the sky to a fifth of the noise, and photutils agrees."""
+    from photutils.background import Background2D, MedianBackground
+
+    monkeypatch.setattr("surveycat.stretch.BOX", 128)
+    data = slope((1024, 2048))
+    for y, x in rng.integers(0, 1000, (150, 2)):
+        data[y : y + 8, x : x + 8] += 200
+    box = 100, 300, 900, 1800
+    found = background_of(Raster(data[None], picture=False, bands=("r",)), [0]).at(box)[0]
+    inside = np.s_[box[0] : box[2], box[1] : box[3]]
+    assert np.abs(found - np.linspace(100, 140, 2048)[box[1] : box[3]]).max() < 1.0
+    theirs = Background2D(data, 128, filter_size=3, bkg_estimator=MedianBackground()).background[inside]
+    assert np.abs(found - theirs).mean() < 0.5
+
+
+def test_a_crowded_box_has_the_sky_of_its_neighbours():
+    """A star cluster or a large galaxy in one box is not taken for sky."""
+    data = rng.normal(100, 5, (1536, 1536)).astype(np.float32)
+    data[600:1000, 600:1000] += rng.exponential(80, (400, 400)).astype(np.float32)
+    found = background_of(Raster(data[None], picture=False, bands=("r",)), [0])
+    assert np.abs(found.level - 100).max() < 1.0
+
+
+def test_sky_of_whole_numbers_lies_between_them():
+    """Counts with a noise of few units give the sky to a tenth of a unit."""
+    data = np.rint(rng.normal(100.4, 2, (1100, 600))).astype(np.int16)
+    found = background_of(Raster(data[None], picture=False, bands=("r",)), [0])
+    assert np.abs(found.level - 100.4).max() < 0.1
+
+
+def test_boxes_without_data():
+    """Boxes of NaN take the sky of others; an image of NaN has none."""
+    data = np.full((1024, 1024), np.nan, np.float32)
+    assert np.isnan(background_of(Raster(data[None], picture=False, bands=("r",)), [0]).level).all()
+    data[:500, :500] = rng.normal(50, 1, (500, 500))
+    assert background_of(Raster(data[None], picture=False, bands=("r",)), [0]).level == pytest.approx(50, abs=0.1)
+
+
+@pytest.mark.parametrize("noise", [0.032, 0.032 / 20])
+def test_zero_points_give_colours_and_depth_gives_brightness(noise):
+    """With zero points a white source is white and as bright as in SDSS; a deeper image shows SDSS's noise instead."""
+    from surveycat.calibration import Calibration
+    from surveycat.wcs import tan_wcs
+
+    worth = np.array([2.0, 0.5, 1.0])  # nanomaggies per unit
+    flux = rng.normal(0, noise, (3, 300, 300))
+    flux[:, 100:110, 100:110] += 1 / np.array([2.0, 2.6, 3.6])[:, None, None] * (noise / 0.032) * 0.5
+    data = (flux / worth[:, None, None]).astype(np.float32)
+    units = tuple(Calibration(value, "BUNIT") for value in worth)
+    raster = Raster(data, picture=False, wcs=tan_wcs((300, 300), 10, 0, 0.396127), calibration=units)
+    stretch, _ = stretch_for(raster)
+    colour = stretch.render(data)[101:109, 101:109].reshape(-1, 3).mean(axis=0)
+    assert np.ptp(colour) < 8
+    assert colour.mean() == pytest.approx(256 * 0.5 * np.arcsinh(3.375) / 3.375, abs=4)

@@ -1,0 +1,191 @@
+"""Do catalogues of real fields depend on where the seams are?  Rates over many shifts of the grid.
+
+    python tests/benchmarks/seams_real.py --out seams.json
+
+From each field 1 to 191 px are cut off at the top and at the left, so that every seam moves, at random and 20 times.
+Objects with a score above 0.7 of the whole field are looked for in the catalogue of each crop, and those of the crop in
+that of the whole field: a row within 1.5 px is the same object.  Left out are those that the crop's border cuts
+(nearer to it than 4 px), nothing else.  What is said of rows within a seam: the distance is that of the object's
+middle from the nearest edge of a tile, in the catalogue searched, in pixels of the object's home level.
+"""
+
+import time
+from collections import Counter
+
+import numpy as np
+from catalogues import doubles, near, options, outline_on_seams, rate, report, said, seams, search
+from PIL import Image
+
+from surveycat.tiles import MARGIN, TileGrid
+
+FIELDS = (
+    "sdss_351.65+0.10_run4192",
+    "sdss_351.65+0.10_run6377",
+    "sdss_313.17-5.69_ngc6976",
+    "sdss_183.76-3.44_run1140",
+)
+SURE, NEAR, MOST_ON_SEAM = 0.7, 1.5, 0.3
+BINS = (0, 4, 8, 16, 32, 64)
+
+
+def catalogue(pixels, weights):
+    """Rows of an image and the grid they were found on."""
+    return search(pixels, weights), TileGrid(pixels.shape[:2])
+
+
+def looked_for(source, target, grid, offset, first):
+    """Each sure object of one catalogue, looked for in another.
+
+    Parameters
+    ----------
+    source, target : DataFrame
+        Both in pixels of their own image.
+    grid : TileGrid
+        That of the target.
+    offset : (int, int)
+        What is added to y and x of the source to get pixels of the target.
+    first : (int, int)
+        Row and column of the source before which it is cut in one of the two images.
+
+    Returns
+    -------
+    list of dict
+        One for each object: where, how large, whether it is there, with which class, how often, how near the seam is.
+    """
+    objects = []
+    y, x = target["y"].to_numpy(), target["x"].to_numpy()
+    uncut = (source["y_min"] >= first[0] + MARGIN) & (source["x_min"] >= first[1] + MARGIN)
+    for _, row in source[uncut & (source["score"] > SURE)].iterrows():
+        at = np.array([row["y"], row["x"]], dtype=float) + offset
+        away = np.hypot(y - at[0], x - at[1])
+        match = away <= NEAR
+        side = max(row["y_max"] - row["y_min"], row["x_max"] - row["x_min"])
+        best = int(np.argmin(away)) if len(away) else -1
+        home = int(grid.home_level(side))
+        lines = seams(grid, home)
+        middle = np.array([row["y_min"] + row["y_max"], row["x_min"] + row["x_max"]]) / 2 + offset
+        objects.append(
+            {
+                "y": round(float(row["y"]), 2),
+                "x": round(float(row["x"]), 2),
+                "side": int(side),
+                "level": int(row["level"]),
+                "home": home,
+                "score": round(float(row["score"]), 3),
+                "host": int(row["host"]),
+                "found": bool(match.any()),
+                "rows": int(match.sum()),
+                "same_class": bool(match.any() and target["class"].iloc[best] == row["class"]),
+                "p_spiral": round(float(row["p_spiral"]), 3),
+                "nearest": round(float(away.min(initial=np.inf)), 2),
+                "distance": float(min(near(edges, m / 2**home) for edges, m in zip(lines, middle, strict=True))),
+            }
+        )
+    return objects
+
+
+def survey(field, data, weights, shifts, rng):
+    """All comparisons of one field: objects, doubles and rows along seams."""
+    pixels = np.asarray(Image.open(data / "fields" / field / "field.jpg").convert("RGB"))
+    whole, whole_grid = catalogue(pixels, weights)
+    found = {"rows": len(whole), "objects": [], "doubles": [], "along_seams": []}
+    for number in range(shifts + 1):
+        dy, dx = rng.integers(1, 192, 2).tolist() if number else (0, 0)
+        if number:
+            crop, grid = catalogue(np.ascontiguousarray(pixels[dy:, dx:]), weights)
+            pairs = [
+                ("whole in crop", looked_for(whole, crop, grid, (-dy, -dx), (dy, dx))),
+                ("crop in whole", looked_for(crop, whole, whole_grid, (dy, dx), (0, 0))),
+            ]
+            for way, objects in pairs:
+                found["objects"] += [{"way": way, "shift": [dy, dx], **each} for each in objects]
+        else:
+            crop, grid = whole, whole_grid
+        where = {"shift": [dy, dx]}
+        found["doubles"] += [
+            {**where, "x": round(float(crop["x"][a]), 1), "y": round(float(crop["y"][a]), 1)} for a, _ in doubles(crop)
+        ]
+        shares = [(row, outline_on_seams(row, grid)) for _, row in crop.iterrows()]
+        found["along_seams"] += [
+            {**where, "x": float(row["x"]), "y": float(row["y"]), "share": share}
+            for row, share in shares
+            if share > MOST_ON_SEAM
+        ]
+    return found
+
+
+def by_distance(objects):
+    """Rates against the distance to the nearest seam, and how likely a flat rate would scatter as much."""
+    from scipy.stats import chi2_contingency
+
+    distance = np.array([each["distance"] for each in objects])
+    found = np.array([each["found"] for each in objects])
+    which = np.clip(np.digitize(distance, BINS) - 1, 0, len(BINS) - 1)
+    table = np.array([[np.sum(found[which == k]), np.sum(~found[which == k])] for k in range(len(BINS))])
+    table = table[table.sum(axis=1) > 0]
+    flat = float(chi2_contingency(table).pvalue) if len(table) > 1 and table.sum(axis=0).all() else 1.0
+    names = [f"{low} to {high} px" for low, high in zip(BINS, BINS[1:], strict=False)] + [f"{BINS[-1]} px or more"]
+    return {name: rate(found[which == k].sum(), np.sum(which == k)) for k, name in enumerate(names)}, flat
+
+
+def figures_of(surveys):
+    """The figures that are asked for, pooled over fields and shifts."""
+    objects = [each for found in surveys.values() for each in found["objects"]]
+    rates, flat = by_distance(objects)
+    figures = {
+        "found": rate(sum(o["found"] for o in objects), len(objects)),
+        "same_class": rate(sum(o["same_class"] for o in objects), sum(o["found"] for o in objects)),
+        "matched_twice": sum(o["rows"] > 1 for o in objects),
+        "doubled_rows": sum(len(found["doubles"]) for found in surveys.values()),
+        "rows_along_seams": sum(len(found["along_seams"]) for found in surveys.values()),
+        "found_by_distance": rates,
+        "chance_of_flat": flat,
+    }
+    for name, key in (("way", "way"), ("home level", "home")):
+        for value in sorted({each[key] for each in objects}):
+            part = [each for each in objects if each[key] == value]
+            figures[f"found, {name} {value}"] = rate(sum(o["found"] for o in part), len(part))
+    for field, found in surveys.items():
+        part = found["objects"]
+        figures[f"found, {field}"] = rate(sum(o["found"] for o in part), len(part))
+        matched = [o for o in part if o["found"]]
+        figures[f"same class, {field}"] = rate(sum(o["same_class"] for o in matched), len(matched))
+    return figures
+
+
+def worst(found, n=12):
+    """The objects of a field that are missed most often."""
+    missed = Counter()
+    for each in found["objects"]:
+        if not each["found"]:
+            dy, dx = each["shift"] if each["way"] == "crop in whole" else (0, 0)
+            missed[round((each["y"] + dy) / 4), round((each["x"] + dx) / 4)] += 1
+    return [{"y": 4 * y, "x": 4 * x, "missed": n} for (y, x), n in missed.most_common(n)]
+
+
+def main():
+    """Run all fields, print a table, write JSON."""
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--fields", nargs="+", default=list(FIELDS), help="folders of fields/")
+    parser.add_argument("--shifts", type=int, default=20, help="of each field")
+    parser.add_argument("--seed", type=int, default=0)
+    asked = parser.parse_args()
+    surveys = {}
+    for number, field in enumerate(asked.fields):
+        started = time.perf_counter()
+        rng = np.random.default_rng([asked.seed, number])
+        surveys[field] = survey(field, asked.data, asked.weights, asked.shifts, rng)
+        print(f"{field}: {surveys[field]['rows']} rows, {time.perf_counter() - started:.0f} s", flush=True)
+        figures = figures_of(surveys)
+        details = {name: {"missed_most": worst(found), **found} for name, found in surveys.items()}
+        report({"weights": asked.weights, "figures": figures, "fields": details}, asked.out)
+    for name, figure in figures.items():
+        if name == "found_by_distance":
+            for distance, value in figure.items():
+                print(f"  {distance + ' from a seam':40}{said(value)}")
+        else:
+            print(f"{name:42}{said(figure) if isinstance(figure, dict) else figure}")
+
+
+if __name__ == "__main__":
+    main()

@@ -4,20 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from mask_detector import MaskDetector, catalogue, look_at
+from mask_detector import MaskDetector, catalogue, look_at, reduce_mask
+from masks import crowd, ellipse
 
 from surveycat.detections import Detections
 from surveycat.stitch import BLENDED, CAPPED, EDGE_TRUNCATED, SINGLE_LOOK, confirm, second_looks, stitch
 from surveycat.tiles import TileGrid
-
-
-def ellipse(side, ratio=1.0, angle=0.0):
-    """Mask of an ellipse with that longer axis, in a crop without margin."""
-    reach = int(np.ceil(side / 2)) + 1
-    y, x = np.mgrid[-reach : reach + 1, -reach : reach + 1]
-    u, v = y * np.cos(angle) + x * np.sin(angle), x * np.cos(angle) - y * np.sin(angle)
-    mask = np.hypot(u, v / ratio) <= side / 2
-    return mask[np.ix_(mask.any(axis=1), mask.any(axis=0))]
 
 
 def detector_of(*galaxies, scores=None):
@@ -54,77 +46,56 @@ def rows(objects):
 
 @st.composite
 def scenes(draw):
-    """A grid and masks of 3 to 1500 px that may overlap and nest, with random scores."""
-    size = draw(st.integers(64, 300))
-    overlap = draw(st.integers(max(16, size // 5), size // 2))
+    """Any tile size, overlap and offset, and masks of 3 to 1500 px that overlap and nest, with random scores."""
+    size = draw(st.integers(64, 320))
+    overlap = draw(st.integers(16, int(0.7 * size)))
     shift = tuple(draw(st.integers(0, size - overlap - 1)) for _ in range(2))
+    # A small step on a large image is a long list of tiles that shows nothing new.
+    shape = tuple(draw(st.integers(30, min(2000, 14 * (size - overlap)))) for _ in range(2))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    shape = tuple(rng.integers(200, 8 * (size - overlap), 2).tolist())
-    galaxies = []
-    for _ in range(draw(st.integers(1, 12))):
-        largest = min(1500, 0.8 * min(shape))
-        side = np.exp(rng.uniform(np.log(3), np.log(largest)))
-        # Every third one lies on an earlier one.
-        if galaxies and rng.random() < 0.33:
-            y, x, host, *_ = galaxies[rng.integers(len(galaxies))]
-            side = min(side, max(3, 0.5 * host))
-            y, x = np.array([y, x]) + rng.normal(0, host / 4, 2)
-        else:
-            y, x = rng.uniform(0, shape)
-        half = side / 2 + 2
-        y, x = np.clip(y, half, max(half, shape[0] - half)), np.clip(x, half, max(half, shape[1] - half))
-        galaxies.append((y, x, side, rng.uniform(0.5, 1), rng.uniform(0, np.pi)))
-    return TileGrid(shape, size, overlap, shift), distinct(galaxies), rng
+    return TileGrid(shape, size, overlap, shift), crowd(rng, shape, draw(st.integers(1, 24)))
 
 
-def distinct(galaxies):
-    """Without those that would be the same object by rule 3 (centre in centre, area alike)."""
-    kept = []
-    for g in galaxies:
-        near = [np.hypot(g[0] - k[0], g[1] - k[1]) < 0.5 * max(g[2], k[2]) for k in kept]
-        alike = [0.3 < g[2] / k[2] < 3.3 for k in kept]
-        if not any(n and a for n, a in zip(near, alike, strict=True)):
-            kept.append(g)
-    return kept
+def expect_the_same_as_whole(detector, grid):
+    """One object for each mask, of its score, its area counted in pixels of a level no coarser than its home."""
+    objects = catalogue(detector, grid)
+    assert names(objects) == list(range(len(detector.masks)))
+    found = objects.detections
+    which = np.rint(found.p_spiral).astype(int)
+    assert np.array_equal(found.score, detector.scores[which].astype(np.float32))
+    assert np.all(found.level <= grid.home_level([max(m.shape) for m in detector.masks])[which])
+    given = [
+        reduce_mask(detector.masks[k], detector.origins[k], level) for k, level in zip(which, found.level, strict=True)
+    ]
+    assert found.area.tolist() == [mask.sum() for mask, _ in given]
+    assert np.all(objects.n_seen <= objects.n_tiles)
+    return objects
 
 
-def unlike(detector, most):
-    """The same detector without masks that have an IoU above `most` with an earlier one."""
-    kept = []
-    for k, (mask, origin) in enumerate(zip(detector.masks, detector.origins, strict=True)):
-        if all(iou(mask, origin, detector.masks[other], detector.origins[other]) <= most for other in kept):
-            kept.append(k)
-    return MaskDetector([detector.masks[k] for k in kept], detector.origins[kept], detector.scores[kept])
-
-
-def iou(mask, origin, other, other_origin):
-    """Intersection over union of two masks."""
-    low = np.maximum(origin, other_origin)
-    high = np.minimum(origin + mask.shape, other_origin + other.shape)
-    if np.any(high <= low):
-        return 0.0
-    one, two = (
-        m[tuple(slice(*ends) for ends in zip(low - o, high - o, strict=True))]
-        for m, o in ((mask, origin), (other, other_origin))
-    )
-    shared = np.count_nonzero(one & two)
-    return shared / (mask.sum() + other.sum() - shared)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=30, deadline=None, suppress_health_check=list(HealthCheck))
 @given(scenes())
 def test_whole_and_tiled_give_the_same(scene):
-    """Protects the guarantee: nothing missing, nothing doubled, areas right, for any grid and any size."""
-    grid, galaxies, rng = scene
-    detector = detector_of(*galaxies, scores=rng.random(len(galaxies)))
-    objects = catalogue(detector, grid)
-    assert names(objects) == list(range(len(galaxies)))
-    home = grid.home_level(np.array([max(m.shape) for m in detector.masks]))
-    # A mask that is given in pixels of its home level is uncertain by those that its outline crosses.
-    outline = np.array([2 * sum(m.shape) for m in detector.masks])
-    true = np.array([m.sum() for m in detector.masks])
-    assert np.all(np.abs(full_area(objects) - true) <= outline * 2.0**home * (home > 0))
-    assert np.array_equal(np.sort(objects.detections.score), np.sort(detector.scores.astype(np.float32)))
+    """Protects the guarantee: nothing missing, nothing doubled, areas to the pixels of the home level, for any grid."""
+    grid, detector = scene
+    tiled = expect_the_same_as_whole(detector, grid)
+    # One tile that holds the whole image is the image undivided.
+    whole = expect_the_same_as_whole(detector, TileGrid(grid.shape, max(*grid.shape, 32), 16))
+    assert whole.detections.level.tolist() == [0] * len(whole)
+    assert full_area(whole).tolist() == [mask.sum() for mask in detector.masks]
+    level = tiled.detections.level[np.argsort(tiled.detections.p_spiral)]
+    # A coarse pixel is right or wrong as a whole: only those that the outline crosses can be.
+    crossed = np.array(
+        [outline_pixels(m, o, int(k)) for m, o, k in zip(detector.masks, detector.origins, level, strict=True)]
+    )
+    assert np.all(np.abs(full_area(tiled) - full_area(whole)) <= crossed * 4.0**level / 2)
+
+
+def outline_pixels(mask, origin, level):
+    """How many pixels of a level a mask covers in part."""
+    step = 2**level
+    padded = np.pad(mask, [(int(o) % step, -(int(o) + n) % step) for o, n in zip(origin, mask.shape, strict=True)])
+    covered = padded.reshape(padded.shape[0] // step, step, -1, step).sum(axis=(1, 3))
+    return np.count_nonzero((covered > 0) & (covered < step**2))
 
 
 @pytest.mark.parametrize("centre, n_tiles", [((100, 100), 1), ((100, 224), 2), ((224, 224), 4)])
@@ -173,16 +144,10 @@ def test_dense_cluster_on_a_corner_of_tiles():
 def test_sizes_at_the_border_of_two_levels_in_a_crowd(seed):
     """Protects sides that are 57 px on one level and 2 x 28 on the next: at home on neither, neighbours took them."""
     rng = np.random.default_rng(seed)
-    galaxies = []
-    for _ in range(60):
-        side = rng.choice([rng.uniform(53, 61), rng.uniform(30, 60), rng.uniform(108, 120)])
-        place = rng.uniform(70, 630, 2)
-        if galaxies and rng.random() < 0.6:
-            place = np.clip(galaxies[rng.integers(len(galaxies))][:2] + rng.normal(0, 12, 2), 70, 630)
-        galaxies.append((*place, side, rng.uniform(0.25, 1), rng.uniform(0, np.pi)))
-    detector = unlike(detector_of(*galaxies, scores=rng.random(60)), 0.8)
     grid = TileGrid((700, 700), shift=tuple(rng.integers(0, 192, 2)))
-    assert names(catalogue(detector, grid)) == list(range(len(detector.masks)))
+    bands = [(53, 61), (30, 60), (108, 120)]
+    detector = crowd(rng, grid.shape, 60, sides=lambda: rng.uniform(*bands[rng.integers(3)]))
+    expect_the_same_as_whole(detector, grid)
 
 
 @pytest.mark.parametrize("step", [9, 12, 16])

@@ -219,9 +219,7 @@ PARTS = {"ngc6976": ngc6976, "cutouts": cutouts, "hcg7": hcg7, "hudf": hudf}
 def show(part, figures):
     """Print the figures of one part."""
     for case in figures.get("cases", []) if part != "hudf" else figures["largest_two"]:
-        marks = "".join(
-            letter if case.get(key) else "-" for letter, key in zip("foc", ("found", "one_row", "right_class"))
-        )
+        marks = "".join(key[0] if case.get(key) else "-" for key in VERDICTS)
         rest = {k: v for k, v in case.items() if k not in (*VERDICTS, "others")}
         print(f"  {marks} {rest}" + (f" others: {len(case['others'])}" if case.get("others") else ""))
     for name, value in figures["rates"].items():

@@ -16,7 +16,7 @@ __all__ = ["Solution", "chance_pairs", "check_wcs", "fit", "residuals", "solve"]
 
 ARCSEC = np.degrees(1) * 3600  # in a radian
 MAX_ROWS, MAX_REFERENCE = 100, 500  # positions that are compared with each other
-MAX_BASES = 40  # pairs of the catalogue that are laid on pairs of the reference
+MAX_BASES = 30  # pairs of the catalogue that are laid on pairs of the reference
 MAX_REFINED = 10
 NEAR = 2.0  # arcsec that two positions may be off while a solution is rough
 TRIALS = 1e7  # ways to lay one on the other that are looked at, in order of magnitude

@@ -176,6 +176,9 @@ def run(images, out, quiet, **options):
 @click.option("--epoch", type=float, help="Year of the image: proper motions of REFERENCE are applied up to it.")
 @click.option("--reference-epoch", type=float, help="Year of REFERENCE's positions, where it does not say so itself.")
 @click.option("--unmatched", help="A table of the rows of REFERENCE without a partner.")
+@click.option("--report", help="A folder for a report: completeness, purity, positions, classes; with plots.")
+@click.option("--mag-column", help="Magnitude in REFERENCE for the report, where it is not found by itself.")
+@click.option("--size-column", help="Size in REFERENCE for the report.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @_reporting
 def match(catalogue, reference, out, quiet, prefixes, **options):

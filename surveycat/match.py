@@ -6,7 +6,7 @@
 """
 
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,9 @@ from surveycat import catalog, galaxyzoo
 from surveycat.errors import OptionError, PositionError
 from surveycat.pairs import Pairs, find_pairs, mutual_nearest, one_to_one, separations, tied
 from surveycat.positions import Positions, positions
-from surveycat.tablefile import read_table, ucd
+from surveycat.tablefile import filled, missing, read_table, ucd
 
-__all__ = ["JOINS", "MATCH_FLAGS", "Matched", "match"]
+__all__ = ["JOINS", "MATCH_FLAGS", "Matched", "identify", "joined", "match"]
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +73,9 @@ def match(
     epoch=None,
     reference_epoch=None,
     unmatched=None,
+    report=None,
+    mag_column=None,
+    size_column=None,
     overwrite=False,
 ):
     """Find the rows of a reference table that are the objects of a catalogue.
@@ -106,6 +109,10 @@ def match(
         How to read the reference's positions; see `surveycat.positions.positions`.
     unmatched : path, optional
         Where to write the rows of the reference that have no partner.
+    report : path, optional
+        Folder for a report on completeness, purity, positions and classes; see `surveycat.match_report.report`.
+    mag_column, size_column : str, optional
+        Columns of the reference by which the report lists completeness; found by name by default.
     overwrite : bool, optional
         Replace files that exist.
 
@@ -123,11 +130,15 @@ def match(
     """
     from astropy.table import QTable
 
+    from surveycat import match_report
+
     if join not in JOINS:
         raise OptionError(f"--join {join} is not known: use one of {', '.join(JOINS)}")
     for path in (out, unmatched):
         if path is not None:
             catalog.check_output(path, overwrite)
+    if report is not None:
+        match_report.check_folder(report, overwrite)
     name, loaded = _load_reference(reference)
     how = {"ra_column": ra_column, "dec_column": dec_column, "frame": frame}
     how |= {"epoch": epoch, "reference_epoch": reference_epoch}
@@ -136,6 +147,12 @@ def match(
     options = {"reference": name or str(reference) if isinstance(reference, (str, Path)) else "table", "radius": radius}
     options |= {"all_pairs": all_pairs, "footprint": footprint, "on": on, "join": join, "prefixes": list(prefixes)}
     result = joined(matched, join, prefixes, {**options, **{k: v for k, v in how.items() if v is not None}})
+    if report is not None:
+        best = replace(matched, chosen=matched.candidates.select(one_to_one(matched.candidates)))
+        columns = {"mag_column": mag_column, "size_column": size_column}
+        found = match_report.report(best, report, radius=radius, **columns, overwrite=overwrite)
+        for warning in found["wcs"]["warnings"]:
+            log.warning("%s", warning)
     if unmatched is not None:
         catalog.write_table(without_partner(matched), unmatched, overwrite)
     if out is not None:
@@ -230,7 +247,7 @@ def _keys(table, on, what):
     name = name or next((each for each in table.colnames if each.lower().endswith(f"_{on.lower()}")), None)
     if name is None:
         raise OptionError(f"--on {on} is no column of {what}: it has {', '.join(table.colnames[:12])} ...")
-    values = np.asarray(_filled(table[name]))
+    values = np.asarray(filled(table[name]))
     if values.dtype.kind == "f":
         raise OptionError(
             f"--on {on}: in {what} it holds floating-point numbers, which do not keep 64-bit identifiers: "
@@ -337,28 +354,13 @@ def _storable(column):
     """A column as arrays that every format can hold: {ending of the name: values}, None if there are none."""
     if type(column).__name__ == "SkyCoord":
         return {"_ra": np.asarray(column.icrs.ra.deg), "_dec": np.asarray(column.icrs.dec.deg)}
-    values = column.isot if type(column).__name__ == "Time" else _filled(column)
+    values = column.isot if type(column).__name__ == "Time" else filled(column)
     if values.dtype == object or values.ndim == 1:
         values = _simple_type(values)
         return None if values is None else {"": values}
     if values.ndim == 2 and values.dtype.kind in "biuf":
         return {f"_{number}": _simple_type(part) for number, part in enumerate(values.T)}
     return None
-
-
-def _filled(column):
-    """Values of a column without unit and mask; what is masked is missing: NaN, "" or 0."""
-    values = np.ma.getdata(getattr(column, "unmasked", getattr(column, "value", column)))
-    mask = np.asarray(getattr(column, "mask", False))
-    if mask.any() and values.dtype.kind in "biufUS":
-        values = values.copy()
-        values[mask] = _missing(values.dtype)
-    return np.asarray(values)
-
-
-def _missing(dtype):
-    """Value that stands for "not known"."""
-    return np.nan if dtype.kind == "f" else dtype.type()
 
 
 def _simple_type(values):
@@ -382,6 +384,6 @@ def _taken(values, index):
     """Values in rows, missing ones where the row is -1."""
     if values.dtype == object:
         return catalog.lists([() if row < 0 else values[row] for row in index])
-    result = np.full(len(index), _missing(values.dtype), values.dtype)
+    result = np.full(len(index), missing(values.dtype), values.dtype)
     result[index >= 0] = values[index[index >= 0]]
     return result

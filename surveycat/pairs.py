@@ -17,6 +17,8 @@ __all__ = [
     "MAX_RADIUS",
     "Pairs",
     "find_pairs",
+    "gnomonic",
+    "in_regions",
     "footprint_pairs",
     "mutual_nearest",
     "one_to_one",
@@ -247,6 +249,30 @@ def _inside(vectors, rows, corners, counts, tree, radius):
     polygon, first, second, separation = polygon[keep], first[keep], second[keep], separation[keep]
     keep = _in_polygons(polygon, tree.data[second], centres, corners, owner)
     return first[keep], second[keep], separation[keep]
+
+
+def in_regions(ra, dec, regions):
+    """Tell which positions lie in at least one of some polygons, border included.
+
+    Parameters
+    ----------
+    ra, dec : float ndarray, shape (N,)
+        Degrees; NaN lies nowhere.
+    regions : sequence of str
+        As in `parse_regions`.
+
+    Returns
+    -------
+    bool ndarray, shape (N,)
+    """
+    rows, vectors = _finite_vectors(ra, dec)
+    inside = np.zeros(len(ra), bool)
+    polygons, corners, counts = parse_regions(regions)
+    if len(rows) and len(polygons):
+        centres = _centres(corners, np.repeat(np.arange(len(counts)), counts), len(counts))
+        _, second, _ = _inside(centres, np.arange(len(counts)), corners, counts, _tree(vectors), -1)
+        inside[rows[second]] = True
+    return inside
 
 
 def _centres(vectors, owner, n):

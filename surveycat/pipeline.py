@@ -305,7 +305,22 @@ def _about(image):
         "shape": list(image.shape),
         "wcs_source": image.wcs_source,
         "pixel_scale": image.pixel_scale,
+        "s_region": _outline(image),
     }
+
+
+def _outline(image):
+    """Border of an image as a polygon on the sky, like the column s_region; "" without a position all around."""
+    if image.wcs is None:
+        return ""
+    height, width = image.shape
+    along, start, end = np.arange(4) / 4, np.zeros(4), np.ones(4)
+    x = np.concatenate([along, end, 1 - along, start]) * width - 0.5
+    y = np.concatenate([start, along, end, 1 - along]) * height - 0.5
+    ra, dec = image.pixel_to_sky(x, y)
+    if not np.isfinite(ra + dec).all():
+        return ""
+    return "POLYGON ICRS " + " ".join(f"{a:.6f} {d:.6f}" for a, d in zip(ra % 360, dec, strict=True))
 
 
 def _failure(image, tile, reason):

@@ -16,7 +16,7 @@ from surveycat import catalog
 from surveycat.errors import SurveycatError
 from surveycat.wcs import one_line, quiet
 
-__all__ = ["COOSYS", "UCD", "read_table", "ucd"]
+__all__ = ["COOSYS", "UCD", "filled", "missing", "read_table", "ucd"]
 
 UCD = "ucd"
 COOSYS = "coosys"
@@ -66,6 +66,30 @@ def read_table(path):
 def ucd(column):
     """UCD of a column in lower case, "" if it has none."""
     return str((column.info.meta or {}).get(UCD, "")).strip().lower()
+
+
+def filled(column):
+    """Values of a column without unit and mask; what is masked is missing: NaN, "" or 0.
+
+    Parameters
+    ----------
+    column : `~astropy.table.Column`, `~astropy.units.Quantity` or their like
+
+    Returns
+    -------
+    ndarray
+    """
+    values = np.ma.getdata(getattr(column, "unmasked", getattr(column, "value", column)))
+    mask = np.asarray(getattr(column, "mask", False))
+    if mask.any() and values.dtype.kind in "biufUS":
+        values = values.copy()
+        values[mask] = missing(values.dtype)
+    return np.asarray(values)
+
+
+def missing(dtype):
+    """Value that stands for "not known": NaN, "", 0 or False."""
+    return np.nan if dtype.kind == "f" else dtype.type()
 
 
 def _set_meta(column, key, value):
@@ -181,14 +205,14 @@ def _from_arrow(array):
         return _lists(array)
     if pa.types.is_temporal(kind) or pa.types.is_decimal(kind) or pa.types.is_large_string(kind):
         array = array.cast(pa.string())
-    missing = np.asarray(array.is_null())
+    gaps = np.asarray(array.is_null())
     if pa.types.is_string(array.type):
         values = np.array(["" if value is None else value for value in array.to_pylist()], dtype="U")
     elif pa.types.is_boolean(array.type) or pa.types.is_integer(array.type) or pa.types.is_floating(array.type):
         values = np.asarray(array.fill_null(False if pa.types.is_boolean(array.type) else 0))
     else:
         return None
-    return MaskedColumn(values, mask=missing) if missing.any() else values
+    return MaskedColumn(values, mask=gaps) if gaps.any() else values
 
 
 def _lists(array):

@@ -35,6 +35,7 @@ MAX_SIDE = 1024  # pixels; windows of larger objects are averaged over blocks
 MAX_STRIP = 2**22  # pixels read at once for such an average
 MAX_VERTICES = 64  # of a polygon on the sky
 TOLERANCE = 0.5  # pixels by which a polygon on the sky may leave out the steps of the outline
+INNER = 5.0  # pixels around the centre of a small object that always count for its position
 UNRESOLVED = 1.2  # half-light radii of a star, below which the class of an object is a guess
 
 
@@ -273,7 +274,7 @@ def _light(image, footprint):
     weights = np.maximum(unstretched(reference) if image.picture else reference, 0) * mask
     x, y, covariance = _moments(weights if weights.any() else mask.astype(np.float32))
     if image.picture and weights.any():
-        x, y = windowed_centroid(weights, x, y, half_light_radius(weights, x, y))
+        x, y = _centre(weights, mask, x, y)
     core, core_radius = _core(reference, x, y) if level == 0 else (np.nan, np.nan)
     return {
         "x": (box[1] + x + 0.5) * block - 0.5,
@@ -425,6 +426,22 @@ def _moments(weights):
     if xx * yy - xy**2 < 1 / 12**2:
         xx, yy = xx + 1 / 12, yy + 1 / 12
     return x, y, np.array([xx, xy, yy])
+
+
+def _centre(weights, mask, x, y):
+    """Give the windowed centroid, first of all light in a mask, then of that within half of the mask's radius.
+
+    Where a neighbour shares the mask the half-light radius of the whole spans both, and so would the window.
+    """
+    x, y = windowed_centroid(weights, x, y, half_light_radius(weights, x, y))
+    inner = max(0.5 * np.sqrt(mask.sum() / np.pi), INNER)
+    rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
+    for _ in range(2):
+        near = np.where((rows - y) ** 2 + (columns - x) ** 2 < inner**2, weights, 0)
+        if not near.any():
+            break
+        x, y = windowed_centroid(weights, x, y, half_light_radius(near, x, y))
+    return x, y
 
 
 def windowed_centroid(weights, x, y, radius, rounds=30):

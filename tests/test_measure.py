@@ -257,6 +257,17 @@ def test_position_comes_from_the_r_band():
     assert measure.reference_band(FakeImage({"image": planes["red"]})) == "image"
 
 
+def test_a_neighbour_in_the_mask_does_not_pull_the_position():
+    """In a picture a row keeps its place on its own galaxy where a mask reaches over half of the next one."""
+    shape = (220, 220)
+    alone = gaussian(shape, 110.3, 120.6, 12, flux=60_000)
+    both = alone + gaussian(shape, 100, 45, 14, flux=80_000)
+    mask = np.ones((160, 120), bool)  # its upper edge is 25 px from the neighbour's centre
+    for planes in (alone, both):
+        table = measure.measure(make_objects([mask], [(45, 50)]), FakeImage({"r": planes}, picture=True))
+        np.testing.assert_allclose([table["x"][0].value, table["y"][0].value], [110.3, 120.6], atol=0.5)
+
+
 def test_large_objects_are_read_in_strips(monkeypatch):
     """Memory is bounded, and the numbers are those of a measurement on all pixels at once."""
     galaxy = gaussian((700, 900), 433.3, 351.8, 90, 50, 25, flux=5e6)

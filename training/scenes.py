@@ -404,11 +404,15 @@ class Composer:
         if rng.random() < 0.03:
             add_cluster(canvas.light, rng, 1.0)
         canvas.clutter = (canvas.light - before) @ WEIGHTS
+        canvas.image = self.spoil(self.show(canvas, stretch, rng), rng)
+        return canvas
+
+    @staticmethod
+    def show(canvas, stretch, rng):
+        """Picture of a canvas, uint8, on a sky that is a little brighter or darker."""
         noise_per_channel = min(canvas.noise, 0.06) / SMOOTHED / np.sqrt(3.0)
         pedestal = (rng.uniform(-0.1, 0.5) + rng.normal(0, 0.08, 3)) * noise_per_channel / WEIGHTS
-        canvas.image = stretch.render(canvas.light + pedestal.astype(np.float32))
-        canvas.image = self.spoil(canvas.image, rng)
-        return canvas
+        return stretch.render(canvas.light + pedestal.astype(np.float32))
 
     def add_stars(self, canvas, fwhm, rng):
         """Add some PSF stars: single ones, close pairs, and stars upon galaxies."""
@@ -658,6 +662,31 @@ def hidden(item, items, clutter):
     return (under & item.mask).sum() > 0.7 * item.mask.sum()
 
 
+def visible_items(canvas):
+    """What of the galaxies can be seen in a scene.
+
+    Yields
+    ------
+    item : Item
+        A galaxy with a pixel inside.
+    place : tuple
+        As `overlap` gives it.
+    seen : ndarray of bool
+        Its mask inside of the scene.
+    keep : bool
+        Whether it is to be found: the others are too faint, too small, hidden, or almost outside.
+    """
+    for item in canvas.items:
+        place = overlap(item.y0, item.x0, item.mask.shape)
+        if place is None:
+            continue
+        seen = item.mask[place[1]]
+        area = int(seen.sum())
+        if area:
+            enough = item.positive and area >= 25 and area >= 0.15 * int(item.mask.sum())
+            yield item, place, seen, enough and not hidden(item, canvas.items, canvas.clutter)
+
+
 def finish(canvas):
     """Labels of a scene: boxes, masks in their boxes, and the map of what to ignore.
 
@@ -667,15 +696,8 @@ def finish(canvas):
         ``image``, ``ignore`` (bool), lists of object columns, ``kind``, ``level``.
     """
     rows, ignore, taken = [], canvas.ignore.copy(), np.zeros((TILE, TILE), bool)
-    for item in canvas.items:
-        place = overlap(item.y0, item.x0, item.mask.shape)
-        if place is None:
-            continue
-        seen = item.mask[place[1]]
+    for item, place, seen, keep in visible_items(canvas):
         area, whole = int(seen.sum()), int(item.mask.sum())
-        if area == 0:
-            continue
-        keep = item.positive and area >= 25 and area >= 0.15 * whole and not hidden(item, canvas.items, canvas.clutter)
         if not keep or len(rows) >= MAX_OBJECTS:
             ignore[place[0]] |= seen
             continue

@@ -245,6 +245,57 @@ def fetch(ra, dec, size, out, quiet, pixel_scale, overwrite, **service):
     return 0
 
 
+@main.command()
+@click.argument("images", metavar="IMAGE", nargs=-1, required=True)
+@click.option("--out", required=True, help="Folder for the objects, the rates and their plot.")
+@click.option("--galaxies", type=int, default=200, show_default=True, help="Artificial galaxies to add.")
+@click.option("--stars", type=int, default=200, show_default=True, help="Artificial stars to add.")
+@click.option("--magnitudes", help="Brightest and faintest, e.g. 17,21; by default from the image's depth.")
+@click.option("--sizes", help="Smallest and largest half-light radius of galaxies, pixels, e.g. 1,8.")
+@click.option("--cutouts", help="Folder with pictures of real galaxies, to be added instead of Sersic profiles.")
+@click.option("--fwhm", type=float, help="Seeing in pixels, where it cannot be measured.")
+@click.option("--zero-point", type=float, help="Magnitude of one unit of the image.")
+@click.option("--seed", type=int, default=0, show_default=True, help="The same seed adds the same objects.")
+@click.option("--bands", default="auto", show_default=True, help="As in run: names of FITS files that are bands.")
+@click.option("--region", help="Only this part of the image, as in run.")
+@click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
+@click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
+@click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
+@_reporting
+def inject(images, out, quiet, magnitudes, sizes, **options):
+    """Add artificial galaxies and stars to IMAGE, search it, and say what part of them is found.
+
+    IMAGE is one file, or the FITS files of its bands.
+
+    \b
+    Example:
+      surveycat inject examples/field.jpg --out injected --galaxies 100 --stars 100
+    """
+    from surveycat.inject import inject as add_and_search
+
+    with _progress(quiet) as progress:
+        result = add_and_search(
+            images,
+            out,
+            magnitudes=_two_numbers("--magnitudes", magnitudes),
+            sizes=_two_numbers("--sizes", sizes),
+            progress=progress,
+            **options,
+        )
+    if not quiet:
+        click.echo(f"{result.summary()}; by magnitude and size in {out}")
+    return 0
+
+
+def _two_numbers(option, text):
+    """Split ``1.5,2``; None stays."""
+    words = _two_words(option, text)
+    try:
+        return None if words is None else tuple(float(word) for word in words)
+    except ValueError:
+        raise click.UsageError(f"{option} {text!r} is not two numbers with a comma between them") from None
+
+
 def _sides(text):
     """Read "12" or "20x10" as width and height."""
     from surveycat.errors import OptionError

@@ -336,6 +336,28 @@ class Image:
             view.wcs = self.wcs.slice((slice(y0, y1), slice(x0, x1)))
         return view
 
+    @property
+    def raster(self):
+        """`~surveycat.raster.Raster` behind the image, of the whole where this is a region."""
+        return self._raster
+
+    def with_raster(self, raster):
+        """The image with other pixels of the same shape, with the stretch and sky colour of this one.
+
+        Parameters
+        ----------
+        raster : `~surveycat.raster.Raster`
+            Reads like the one that the image has.
+
+        Returns
+        -------
+        Image
+            For this process only: its `source` is still that of this image. Close it after use.
+        """
+        view = object.__new__(Image)
+        view.__dict__.update(self.__dict__, _raster=raster, _levels={}, _scratch=Scratch(), _owner=True)
+        return view
+
     def _in_raster(self, box):
         """A box of this image in pixels of the raster, of which it may be a region."""
         dy, dx = self.offset

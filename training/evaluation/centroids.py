@@ -27,8 +27,8 @@ def section(subject, page):
                 {
                     "id": galaxy["id"],
                     "source": galaxy["set"],
-                    "dx": (row["x"] - image.shape[1] / 2) * factor,
-                    "dy": (row["y"] - image.shape[0] / 2) * factor,
+                    "dx": (row["x"].value - image.shape[1] / 2) * factor,
+                    "dy": (row["y"].value - image.shape[0] / 2) * factor,
                     **against_photutils(image, row),
                 }
             )

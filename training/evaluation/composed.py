@@ -158,8 +158,8 @@ def full_masks(found):
 
 
 def mask_iou(first, second):
-    """IoU of every pair of masks, shape (N, M), from (N, H, W) and (M, H, W) bool."""
-    one, two = (masks.reshape(len(masks), -1).astype(np.float32) for masks in (first, second))
+    """IoU of every pair of masks, shape (N, M), from (N, 256, 256) and (M, 256, 256) bool."""
+    one, two = (masks.reshape(len(masks), TILE * TILE).astype(np.float32) for masks in (first, second))
     shared = one @ two.T
     return shared / np.maximum(one.sum(axis=1)[:, None] + two.sum(axis=1) - shared, 1)
 

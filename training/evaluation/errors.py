@@ -59,9 +59,8 @@ def errors_sheet(rows):
         picture = Image.fromarray(native_cutout(row.path, row.pixel_scale_arcsec))
         picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
         vote = f"vote S {row.p_features:.2f}" if row.votes_source == "kaggle" else "no vote"
-        cells.append(
-            (picture, f"{row.id} {vote}", f"{row.label[:2]}: p(S) {row.p_spiral:.2f}" if row.found else "not found")
-        )
+        said = f"said p(S) {row.p_spiral:.2f}" if row.found else "not found"
+        cells.append((picture, str(row.id), f"{row.label}, {vote}", said))
     return contact_sheet(cells, SIDE)
 
 

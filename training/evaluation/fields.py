@@ -294,11 +294,11 @@ def sheet(path, rows, most=48, side=64, zoom=2):
 
 
 def contact_sheet(cells, side, columns=8):
-    """Pictures in rows, with two lines of text below each.
+    """Pictures in rows, with up to three lines of text below each.
 
     Parameters
     ----------
-    cells : list of (PIL.Image.Image, str, str)
+    cells : list of (PIL.Image.Image, str, ...)
         Pictures of at most `side` pixels, and their lines.
     side, columns : int
         Size of a picture, pictures in a row.
@@ -309,10 +309,10 @@ def contact_sheet(cells, side, columns=8):
         The sheet; empty but not of size 0 where there are no cells.
     """
     lines = -(-max(len(cells), 1) // columns)
-    page = Image.new("RGB", (columns * (side + 4), lines * (side + 30)), "white")
+    page = Image.new("RGB", (columns * (side + 4), lines * (side + 43)), "white")
     draw = ImageDraw.Draw(page)
     for number, (picture, *texts) in enumerate(cells):
-        x, y = number % columns * (side + 4), number // columns * (side + 30)
+        x, y = number % columns * (side + 4), number // columns * (side + 43)
         page.paste(picture, (x, y))
         for line, text in enumerate(texts):
             draw.text((x + 2, y + side + 1 + 13 * line), text[: side // 6], fill="black")

@@ -18,7 +18,7 @@ from training.stretch import random_stretch
 COUNT, SEED = 500, 500
 MOST = 12  # galaxies in a scene
 SIDES = (10.0, 250.0)  # px
-OVERLAPPING, CUT = 0.2, 0.1  # of the galaxies added; with those under the first ones a third overlap
+OVERLAPPING, CUT = 0.2, 0.08  # of the galaxies added; with those under the first ones a third overlap
 CLUSTER = "m2", 700  # its sky begins at this column: among the cluster's stars nobody knows what is to be found
 SIZE_EDGES = (0, 12, 16, 24, 32, 48, 64, 96, 256)
 BLEND_EDGES = (0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)

@@ -30,7 +30,7 @@ from surveycat import __version__
 from surveycat.cache import Cache
 from surveycat.errors import OptionError, OutsideFootprint, PositionError, ServiceError
 
-__all__ = ["Cutout", "SkyServer", "black_fraction", "has_overlay", "judge_picture"]
+__all__ = ["Cutout", "SkyServer", "black_fraction", "has_overlay", "judge_picture", "stacked"]
 
 BASE_URL = "https://skyserver.sdss.org"
 RELEASE = 18
@@ -256,7 +256,7 @@ class SkyServer:
         while True:
             parts.append(self._rows(query.replace("{after}", str(after)), needs=[key]))
             if len(parts[-1]) < row_limit:
-                return _stacked(parts)
+                return stacked(parts)
             if (last := int(parts[-1][key].max())) <= after:
                 raise ServiceError(f"the answer stays at {key} {after}: does the query ask for {key} > {{after}}?")
             after = last
@@ -305,7 +305,7 @@ class SkyServer:
         for start in range(0, len(ra), CHUNK):
             rows = np.arange(start, min(start + CHUNK, len(ra)))
             parts += self._identified(rows, ra, dec, radius_arcsec, photo, spectra)
-        table = _stacked(parts)
+        table = stacked(parts)
         table.sort("row")
         return table
 
@@ -821,12 +821,43 @@ def _floats(texts):
     return values
 
 
-def _stacked(parts):
-    """Put tables with the same columns under each other; those without rows lend their columns only."""
-    from astropy.table import vstack
+def stacked(parts):
+    """Put tables with the same columns under each other, integers exact.
+
+    A column's type follows from its values, so that it may differ from answer to answer; numpy would bring int64 and
+    uint64, or integers and a column without any value, together as float64.
+
+    Parameters
+    ----------
+    parts : list of `~astropy.table.Table`
+        At least one; those without rows lend their columns only.
+
+    Returns
+    -------
+    `~astropy.table.Table`
+    """
+    from astropy.table import Table
 
     filled = [part for part in parts if len(part)]
-    return vstack(filled, metadata_conflicts="silent") if filled else parts[0]
+    if not filled:
+        return parts[0]
+    return Table({name: _one_column([part[name] for part in filled]) for name in filled[0].colnames})
+
+
+def _one_column(columns):
+    from astropy.table import MaskedColumn
+
+    masks = [np.broadcast_to(getattr(column, "mask", False), len(column)) for column in columns]
+    present = [np.asarray(column)[~mask] for column, mask in zip(columns, masks, strict=True) if not mask.all()]
+    kinds = {values.dtype.kind for values in present}
+    if kinds == {"i", "u"}:
+        dtype = np.dtype("U20") if min(values.min() for values in present) < 0 else np.dtype(np.uint64)
+    else:
+        dtype = np.result_type(*(values.dtype for values in present)) if present else columns[0].dtype
+    mask, result = np.concatenate(masks), np.zeros(sum(map(len, columns)), dtype)
+    if present:
+        result[~mask] = np.concatenate([values.astype(dtype) for values in present])
+    return MaskedColumn(result, mask=mask) if mask.any() else result
 
 
 def _no_objects(photo, spectra):

@@ -269,6 +269,19 @@ def test_cross_id_in_pieces(monkeypatch):
     assert all(len(asked["upload"].split("\n")) <= 4 for _, asked in server.requests)
 
 
+def test_identifiers_stay_exact_over_several_requests(monkeypatch):
+    """One request brings no spectrum, one an identifier below 2^63, one above: numpy would make floats of them."""
+    monkeypatch.setattr("surveycat.skyserver.CHUNK", 1)
+    spectra = [None, 1237653651835781247, 12898206190063153153]
+    objects = [
+        {"ra": 150.0 + i / 100, "dec": 2.0, "p.objID": 5 + i} | ({"s.specObjID": each} if each else {})
+        for i, each in enumerate(spectra)
+    ]
+    with Loopback(objects=objects) as server:
+        table = client(server).cross_id([150.0, 150.01, 150.02], [2.0] * 3, photo=["objID"], spectra=["specObjID"])
+    assert table["spec_specObjID"].tolist() == spectra and table["objID"].dtype == np.int64
+
+
 @pytest.mark.parametrize(
     "manner",
     "html-200 proxy json-200 json-500 busy-503 throttled cut cut-unseen refuse garbage empty uneven plain "

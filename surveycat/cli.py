@@ -179,13 +179,14 @@ def run(images, out, quiet, **options):
 @click.option("--report", help="A folder for a report: completeness, purity, positions, classes; with plots.")
 @click.option("--mag-column", help="Magnitude in REFERENCE for the report, where it is not found by itself.")
 @click.option("--size-column", help="Size in REFERENCE for the report.")
+@_skyserver_options
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist.")
 @_reporting
-def match(catalogue, reference, out, quiet, prefixes, **options):
+def match(catalogue, reference, out, quiet, prefixes, skyserver, release, cache, no_cache, rate, **options):
     """Find the objects of CATALOG in REFERENCE and write both side by side.
 
-    REFERENCE is any table file with positions, or gz1 or gz2: the published Galaxy Zoo tables (gz2:FILE where you have
-    it).
+    REFERENCE is any table file with positions; or sdss, the survey's photometry and spectra, fetched from SkyServer;
+    or gz1 or gz2, the published Galaxy Zoo tables (gz2:FILE where you have it).
 
     \b
     Example:
@@ -193,7 +194,10 @@ def match(catalogue, reference, out, quiet, prefixes, **options):
     """
     from surveycat.match import match as identify
 
-    result = identify(catalogue, reference, out, prefixes=_two_words("--prefixes", prefixes), **options)
+    options["prefixes"] = _two_words("--prefixes", prefixes)
+    if reference == "sdss":
+        options["service"] = _skyserver(skyserver, release, cache, no_cache, rate)
+    result = identify(catalogue, reference, out, **options)
     if not quiet:
         found = result.meta["match"]
         click.echo(

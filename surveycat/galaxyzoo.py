@@ -3,15 +3,26 @@
 Their columns have other names from file to file; here they have one name each. Identifiers are integers of 64 bits.
 """
 
+import gzip
+import logging
 import re
+import time
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from surveycat.errors import SurveycatError
-from surveycat.tablefile import read_table
+from surveycat import __version__
+from surveycat.cache import default_cache
+from surveycat.catalog import atomic_write
+from surveycat.errors import ServiceError, SurveycatError
+from surveycat.tablefile import filled, read_table
 
-__all__ = ["RELEASES", "features_fraction", "load"]
+__all__ = ["RELEASES", "features_fraction", "fetched", "load"]
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS, TIMEOUT = 4, 60.0  # seconds without a byte
 
 
 @dataclass(frozen=True)
@@ -74,17 +85,76 @@ def load(name, path=None):
         If the file is not such a table.
     """
     release = RELEASES[name]
-    table = read_table(path)
+    table = read_table(path if path is not None else fetched(name))
     columns = {}
     for column in table.colnames:
         known = _name(column.lower(), table[column], release)
         if re.fullmatch(release.keep, known) and known not in columns:
             columns[known] = column
     if not any(re.fullmatch(needed, known) for needed in release.needs for known in columns):
-        raise SurveycatError(f"{path} is no table of {name}: it has no column {release.needs[0]}; give another file")
+        raise SurveycatError(
+            f"{path or release.url} is no table of {name}: it has no column {release.needs[0]}; give another file"
+        )
     table = table[list(columns.values())]
     table.rename_columns(list(columns.values()), list(columns))
     return table
+
+
+def fetched(name, folder=None, pause=2.0):
+    """Fetch a published table, unless it was fetched before.
+
+    Parameters
+    ----------
+    name : {"gz1", "gz2"}
+    folder : path-like, optional
+        Where it is kept; see `surveycat.cache.default_cache`.
+    pause : float, optional
+        Seconds before the second attempt, twice that before the third, and so on.
+
+    Returns
+    -------
+    `~pathlib.Path`
+        The whole file, or none at all is there.
+
+    Raises
+    ------
+    ServiceError
+        If it could not be fetched.
+    """
+    url = RELEASES[name].url
+    path = Path(folder or default_cache()) / "galaxyzoo" / url.rpartition("/")[2]
+    if path.exists():
+        return path
+    path.parent.mkdir(parents=True, exist_ok=True)
+    log.info("%s is fetched from %s into %s, once", name, url, path.parent)
+    for attempt in range(ATTEMPTS):
+        time.sleep(pause * attempt)
+        try:
+            atomic_write(path, lambda partial: _download(url, partial))
+            return path
+        except ServiceError as error:
+            reason = error
+    raise ServiceError(f"{url}: {reason} ({ATTEMPTS} attempts); fetch it by other means and give {name}:FILE")
+
+
+def _download(url, path):
+    """Bring a gzip file, and make sure that it is one and whole."""
+    import requests
+
+    headers = {"User-Agent": f"surveycat/{__version__}"}
+    try:
+        with requests.get(url, headers=headers, stream=True, timeout=TIMEOUT) as answer, open(path, "wb") as file:
+            answer.raise_for_status()
+            for piece in answer.iter_content(2**20):
+                file.write(piece)
+    except requests.RequestException as error:
+        raise ServiceError(" ".join(str(error).split())[:200]) from error
+    try:
+        with gzip.open(path) as file:
+            while file.read(2**24):
+                pass
+    except (OSError, EOFError) as error:
+        raise ServiceError(f"what came is no whole gzip file: {error}") from error
 
 
 def _name(name, column, release):
@@ -113,14 +183,30 @@ def features_fraction(table):
     name : str or None
         Of the column, None if there is none.
     fraction : float ndarray, shape (N,) or None
-        0 to 1; NaN where there are no votes, and for stars and artifacts.
+        0 to 1; NaN where there are no votes, for what is uncertain (GZ1) and for stars and artifacts.
     """
     for wanted in FRACTIONS:
         name = next((each for each in table.colnames if re.search(wanted, each.lower())), None)
         if name is not None:
-            values = np.ma.filled(np.ma.asarray(table[name]).astype(float), np.nan)
-            return name, np.where((values >= 0) & (values <= 1), values, np.nan)
+            values = filled(table[name])
+            values = values.astype(float) if values.dtype.kind in "iuf" else np.full(len(values), np.nan)
+            return name, np.where(_voted(table) & (values >= 0) & (values <= 1), values, np.nan)
     return None, None
+
+
+def _voted(table):
+    """Rows that are neither uncertain (GZ1's flags) nor mostly called a star or an artifact (GZ2)."""
+    names = {name.lower(): name for name in table.colnames}
+    result = np.ones(len(table), bool)
+    if {"spiral", "elliptical"} <= set(names):
+        result &= (filled(table[names["spiral"]]) > 0) | (filled(table[names["elliptical"]]) > 0)
+    artifact = next((each for name, each in names.items() if re.search(ARTIFACT, name)), None)
+    if artifact is not None:
+        result &= ~(filled(table[artifact]) > 0.5)
+    return result
+
+
+ARTIFACT = r"t01_smooth_or_features_a03_star_or_artifact_(weighted_)?fraction$"
 
 
 FRACTIONS = (

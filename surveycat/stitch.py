@@ -474,10 +474,11 @@ def _companions(objects, grid):
     """Tell companions of larger objects from knots in them (rule 6).
 
     An object with 0.7 of its mask in one that is at home on a coarser level is a companion or a knot of it (of the
-    smallest, if there are several).  If the larger one's last look shows it too, it stays.  If it would be
-    under 8 px there, it stays outside the ellipse that holds half of the larger mask; inside, it stays only if
-    it was seen in every tile of its home level that could show it, on the coarsest level where it measures 8 px,
-    and in a look of its own, for which it is marked first.  Else it goes.
+    smallest, if there are several).  It may stay if the larger one's last look shows it too, or if it would be
+    under 8 px there; else it goes.  Inside the ellipse that holds half of the larger mask knots are common: there
+    it must be shown by the larger one's look and by a tile of the grid on a level above 0; or by every tile of its
+    home level that could, by a look of its own, for which it is marked first, and by the larger one's look or else
+    on the coarsest level where it measures 8 px.
     """
     found = objects.detections
     side = _full_side(found)
@@ -486,15 +487,16 @@ def _companions(objects, grid):
     shown = _is_in(inner, parent_index(found.tile)[outer], objects.seen_object, objects.seen_tile)
     tiny = side[inner] < _READABLE * 2.0 ** found.level[outer]
     central = _in_half_ellipse(found, inner, outer)
-    steady = _seen_throughout(objects, side, grid)
+    above, coarsest = _seen_above(objects, side, grid)
+    sure = (shown | tiny) & (~central | (shown & above[inner]))
+    steady = (objects.n_seen == objects.n_tiles)[inner] & (shown | (tiny & coarsest[inner]))
     looked = parent_index(found.tile) >= len(grid)
-    good = shown | (tiny & (~central | (steady & looked)[inner]))
-    fresh = steady & ~looked & (objects.flags & SINGLE_LOOK == 0)
+    fresh = ~looked & (objects.flags & SINGLE_LOOK == 0)
     doubtful = np.zeros(len(objects), dtype=bool)
-    doubtful[inner[~shown & tiny & central & fresh[inner]]] = True
+    doubtful[inner[steady & ~sure & fresh[inner]]] = True
     if doubtful.any():
         return replace(objects, look=np.where(doubtful, grid.look_level(side), -1).astype(np.int16))
-    return _with_hosts(objects, home, inner, outer, good)
+    return _with_hosts(objects, home, inner, outer, sure | (steady & looked[inner]))
 
 
 def _with_hosts(objects, home, inner, outer, good):
@@ -513,14 +515,15 @@ def _with_hosts(objects, home, inner, outer, good):
     return replace(objects, host=host, flags=flags).select(stays)
 
 
-def _seen_throughout(objects, side, grid):
-    """Seen in all tiles of the home level, and on the coarsest level where the object measures 8 px."""
+def _seen_above(objects, side, grid):
+    """Which objects were seen in the grid above level 0, and which on the coarsest level where they measure 8 px."""
     level = np.clip(np.floor(np.log2(np.maximum(side / _READABLE, 1))), 0, grid.n_levels - 1)
     of_grid = objects.seen_tile < len(grid)
-    who, tile = objects.seen_object[of_grid], objects.seen_tile[of_grid]
-    on_level = np.zeros(len(objects), dtype=bool)
-    on_level[who[grid.level_of(tile) == level[who]]] = True
-    return on_level & (objects.n_seen == objects.n_tiles)
+    who, seen_on = objects.seen_object[of_grid], grid.level_of(objects.seen_tile[of_grid])
+    above, coarsest = np.zeros((2, len(objects)), dtype=bool)
+    above[who[seen_on > 0]] = True
+    coarsest[who[seen_on == level[who]]] = True
+    return above, coarsest
 
 
 def _in_half_ellipse(found, inner, outer):

@@ -293,6 +293,27 @@ def test_knot_that_the_larger_ones_look_does_not_show_goes():
     assert names(catalogue(picky(sees, (900, 900, 600), (400, 400, 40)), grid)) == [0, 1]
 
 
+@pytest.mark.parametrize(
+    "hidden_from, stays", [("nothing", True), ("a tile of the grid", False), ("its own look", False)]
+)
+def test_central_one_that_only_level_0_can_show_has_to_be_steady(hidden_from, stays):
+    """Protects against knots that a galaxy's own look shows as well: in its middle every look has to show them."""
+    grid = TileGrid((700, 700))
+
+    def sees(which, tile):
+        if which == 0 or hidden_from == "nothing":
+            return True
+        if tile.level > 0:
+            return False
+        if hidden_from == "a tile of the grid":
+            return tile.box != (192, 192, 448, 448)
+        # The look centred on the galaxy, not that centred on the knot.
+        return tile.index < len(grid) or abs(tile.y0 + 128 - 210) < 10
+
+    objects = catalogue(picky(sees, (210, 205, 150), (235, 230, 12)), grid)
+    assert names(objects) == ([0, 1] if stays else [0])
+
+
 def test_edge_of_the_image_is_flagged_and_cuts_nothing():
     """Protects galaxies on the border: a row each, flag edge_truncated, no endless second look."""
     grid = TileGrid((700, 600))

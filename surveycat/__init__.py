@@ -12,13 +12,14 @@ import sys
 from types import ModuleType
 
 __version__ = "0.1.0"
-__all__ = ["SurveycatError", "__version__", "fetch", "inject", "match", "read", "run", "write"]
+__all__ = ["SurveycatError", "__version__", "bulk", "fetch", "inject", "match", "read", "run", "write"]
 
 # TensorFlow writes pages of log to the user's terminal unless told not to before its import.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _HOME = {
     "SurveycatError": "surveycat.errors",
+    "bulk": "surveycat.bulk",
     "inject": "surveycat.inject",
     "match": "surveycat.match",
     "fetch": "surveycat.mosaic",

@@ -300,6 +300,81 @@ def _two_numbers(option, text):
         raise click.UsageError(f"{option} {text!r} is not two numbers with a comma between them") from None
 
 
+@main.command()
+@click.argument("targets")
+@click.option("--images", help="Folder, template such as DIR/{id}.jpg, .zip, or skyserver; not for a list of images.")
+@click.option("--out", required=True, help="Folder of the dataset.")
+@click.option("--size", type=int, default=256, show_default=True, help="Side of cutouts from SkyServer, pixels.")
+@click.option("--pixel-scale", type=float, default=0.396127, show_default=True, help="Arcsec per pixel of the search.")
+@click.option("--image-scale", help="Arcsec per pixel of files, a column that has it, or gz2; else that of the search.")
+@click.option("--mapping", help="For a zip: CSV with the columns objid and asset_id.")
+@click.option("--id-column", help="Column with the identifiers; found by name otherwise.")
+@click.option("--ra-column", help="Column with right ascensions; found by name otherwise.")
+@click.option("--dec-column", help="Column with declinations.")
+@click.option("--keep", multiple=True, help="Column of the list that rows on targets get; may be repeated.")
+@click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
+@click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
+@click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
+@click.option("--healpix-order", type=int, default=4, show_default=True, help="Order of the dataset's cells.")
+@_skyserver_options
+@click.option("--resume", is_flag=True, help="Go on with an interrupted run, or add what is new in the list.")
+@click.option("--retry-failed", is_flag=True, help="With --resume: try again what failed.")
+@click.option("--overwrite", is_flag=True, help="Start afresh.")
+@_reporting
+def bulk(targets, images, out, quiet, healpix_order, skyserver, release, cache, no_cache, rate, **options):
+    """Search the cutouts of all TARGETS, a list of any format, and write one dataset of what is in them.
+
+    \b
+    Example:
+      surveycat bulk gz2_hart16.csv.gz --images skyserver --out gz2 --keep gz2class
+    """
+    from surveycat.bulk import bulk as search
+    from surveycat.cache import default_cache
+
+    service = {"base_url": skyserver, "release": release, "rate": rate}
+    service["cache"] = None if no_cache else str(cache or default_cache())
+    with _bulk_progress(quiet) as progress:
+        manifest = search(targets, images, out, order=healpix_order, service=service, progress=progress, **options)
+    counts = manifest["counts"]
+    if not quiet:
+        found = f"{counts['detected']} with a galaxy on them, {counts['undetected']} without, {counts['failed']} failed"
+        click.echo(f"{counts['targets']} targets: {found}; {counts['detections']} galaxies in {out}")
+    if counts["failed"]:
+        log.error("%d targets failed; %s/failures.parquet says why", counts["failed"], out)
+    return SOME_FAILED if counts["failed"] else 0
+
+
+@contextlib.contextmanager
+def _bulk_progress(quiet, every=20.0):
+    """Yield a callable (done, failed, total): a bar on a terminal, log lines elsewhere."""
+    started, first, last = time.monotonic(), None, 0.0
+
+    def line(done, failed, total):
+        rate = (done - first) / max(time.monotonic() - started, 1e-3)
+        left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate)) if rate and done < total else "no time"
+        return f"{done} of {total} targets, {rate:.1f} per second, {failed} failed, {left} left"
+
+    with contextlib.ExitStack() as stack:
+        status = None
+        if not quiet and sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
+            bar = Progress(BarColumn(), TextColumn("{task.description}"), console=Console(stderr=True), transient=True)
+            status = stack.enter_context(bar), bar.add_task("")
+
+        def show(done, failed, total):
+            nonlocal first, last
+            first = done - 1 if first is None else first
+            if status:
+                status[0].update(status[1], completed=done, total=total, description=line(done, failed, total))
+            elif time.monotonic() - last > every or done == total:
+                last = time.monotonic()
+                log.info("%s", line(done, failed, total))
+
+        yield show
+
+
 def _sides(text):
     """Read "12" or "20x10" as width and height."""
     from surveycat.errors import OptionError

@@ -35,6 +35,7 @@ from surveycat.wcs import unit_vectors
 __all__ = [
     "Footprint",
     "Stars",
+    "columns",
     "half_light_radius",
     "local_sky",
     "measure",
@@ -81,6 +82,22 @@ def measure(objects, image, point_sources=None):
     """
     from astropy.table import QTable
 
+    return catalog.conform(QTable(columns(objects, image, point_sources)))
+
+
+def columns(objects, image, point_sources=None):
+    """Give what `measure` gives as bare columns: for many small images, of which each would be a table of few rows.
+
+    Parameters
+    ----------
+    objects, image, point_sources
+        As in `measure`.
+
+    Returns
+    -------
+    dict of ndarray
+        Columns by name, in the units of the schema.
+    """
     found = objects.detections
     prints = [
         Footprint.from_mask(found.mask(i), found.mask_origin[i], found.level[i], image.shape) for i in range(len(found))
@@ -92,14 +109,14 @@ def measure(objects, image, point_sources=None):
     if point_sources is None:
         point_sources = stars(image) if prints else Stars()
 
-    columns = _from_network(objects, kept) | _from_outlines(prints) | _from_light(lights, image.bands)
-    columns["flags"] = _flags(objects.flags[kept], lights, point_sources, image)
+    measured = _from_network(objects, kept) | _from_outlines(prints) | _from_light(lights, image.bands)
+    measured["flags"] = _flags(objects.flags[kept], lights, point_sources, image)
     if not image.picture:
-        columns |= _from_apertures(lights, image)
-        columns |= _from_concentration(lights, columns, point_sources)
+        measured |= _from_apertures(lights, image)
+        measured |= _from_concentration(lights, measured, point_sources)
     if image.wcs is not None:
-        columns |= _from_sky(lights, prints, image.pixel_to_sky)
-    return catalog.conform(QTable(columns))
+        measured |= _from_sky(lights, prints, image.pixel_to_sky)
+    return measured
 
 
 def reference_band(image):

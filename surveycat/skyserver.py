@@ -150,7 +150,11 @@ class SkyServer:
         self._pictures, self._queries = _Pace(rate), _Pace(query_rate)
         self._slots = threading.BoundedSemaphore(self.concurrency)
         self._cache = None if cache is None else Cache(cache, cache_bytes)
-        self._local = threading.local()
+        self._local, self._closed = threading.local(), threading.Event()
+
+    def close(self):
+        """End what is under way: whoever waits for a turn, or to ask again, gets a `ServiceError` at once."""
+        self._closed.set()
 
     # Pictures ---------------------------------------------------------------------------------------------
 
@@ -340,7 +344,8 @@ class SkyServer:
                 log.debug("%s: %s; attempt %d follows", url, reason, attempt + 1)
             try:
                 with self._slots:
-                    pace.wait()
+                    self._closed.wait(pace.turn())
+                    self._check_open()
                     answer = self._send(url, parameters, timeout, post, upload)
                 result = judge(answer)
             except _Temporary as problem:
@@ -349,12 +354,17 @@ class SkyServer:
                 if problem.wait:
                     pace.hold(min(problem.wait, LONGEST_PAUSE))
                 if attempt + 1 < self.attempts:
-                    time.sleep(pause)
+                    self._closed.wait(pause)
+                    self._check_open()
                 continue
             if self._cache:
                 self._cache.put(request, answer.body)
             return result
         raise ServiceError(f"{self._where(path)}: {reason} ({self.attempts} attempts); try again later")
+
+    def _check_open(self):
+        if self._closed.is_set():
+            raise ServiceError("the client was closed while requests were under way")
 
     def _where(self, path):
         return f"{self.base_url.split('//')[1]} ({path.rpartition('/')[2]})"
@@ -401,12 +411,12 @@ class _Pace:
     def __init__(self, rate):
         self._step, self._next, self._lock = 1.0 / rate, 0.0, threading.Lock()
 
-    def wait(self):
-        """Wait for one's turn."""
+    def turn(self):
+        """Take a turn: gives the seconds until it comes."""
         with self._lock:
             turn = max(self._next, time.monotonic())
             self._next = turn + self._step
-        time.sleep(max(0.0, turn - time.monotonic()))
+        return max(0.0, turn - time.monotonic())
 
     def hold(self, seconds):
         """Let no request begin for a while."""

@@ -26,11 +26,13 @@ __all__ = [
     "Column",
     "atomic_write",
     "check_output",
+    "column_of",
     "columns_markdown",
     "conform",
     "finish",
     "flag_names",
     "iau_name",
+    "in_order",
     "join",
     "lists",
     "read",
@@ -310,6 +312,37 @@ def _expand(name):
             ucd = template.ucd.removesuffix("em.opt") + _BAND_UCD.get(band[1], "em.opt")
             return replace(template, name=name, ucd=ucd, description=template.description.format(band=band[1]))
     return None
+
+
+def column_of(name):
+    """Entry of the schema for a column, bands filled in.
+
+    Parameters
+    ----------
+    name : str
+        Name of the column.
+
+    Returns
+    -------
+    Column or None
+        None for one that the schema does not know.
+    """
+    return _expand(name)
+
+
+def in_order(names):
+    """Sort names of columns as the schema has them; those that it does not know come last, as they came.
+
+    Parameters
+    ----------
+    names : iterable of str
+        The names.
+
+    Returns
+    -------
+    list of str
+    """
+    return _in_order(list(names))
 
 
 def _in_order(names):

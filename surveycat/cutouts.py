@@ -83,7 +83,10 @@ class Folder:
     @property
     def columns(self):
         """Names of the columns of the list that are needed, besides id, ra and dec."""
-        names = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+        try:
+            names = [name for _, name, _, _ in string.Formatter().parse(self.template) if name is not None]
+        except ValueError as error:
+            raise OptionError(f"--images {self.template} is no template ({error}); write DIR/{{id}}.jpg") from error
         if not names:
             raise OptionError(f"--images {self.template} names the same file for every target; put {{id}} into it")
         return [name for name in dict.fromkeys(names) if name not in ("id", "ra", "dec")]

@@ -85,18 +85,13 @@ def rows_table(measured, ids):
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _schema_of(name):
-    known = {column.name: column for column in catalog.SCHEMA}
-    return known.get(name) or (known.get("flux_{band}") if name.startswith("flux_") else None)
-
-
 def _is_ours(name):
     """Whether a column is not one that was carried along from an earlier list."""
-    return name in EXTRA or _schema_of(name) is not None
+    return name in EXTRA or catalog.column_of(name) is not None
 
 
 def _missing(name, n):
-    column = _schema_of(name)
+    column = catalog.column_of(name)
     return np.full(n, np.nan if column is None else column.fill)
 
 
@@ -104,7 +99,7 @@ def _joined(name, values):
     """Join the arrays of a column and bring them to the type of the schema."""
     import pyarrow as pa
 
-    column = _schema_of(name)
+    column = catalog.column_of(name)
     if column is not None and column.dtype == catalog.LIST:
         rows = [row for array in values for row in array]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int32)
@@ -120,10 +115,9 @@ def _joined(name, values):
 
 def _said_of(name):
     """Unit, UCD and description of a column, for the metadata of its field."""
-    column = _schema_of(name)
+    column = catalog.column_of(name)
     if column is not None:
-        band = name.removeprefix("flux_")
-        said = (column.unit, column.ucd, column.description.format(band=band))
+        said = (column.unit, column.ucd, column.description)
     else:
         said = EXTRA.get(name, ("", "", ""))
     return {key: value for key, value in zip(("unit", "ucd", "description"), said, strict=True) if value}
@@ -542,8 +536,9 @@ def _gathered(these, rows, paths, open_source):
 
 def _in_order(names):
     """Order the columns: the index, those of the schema, ours, others."""
-    rank = {name: i for i, name in enumerate((INDEX, *(column.name for column in catalog.SCHEMA), *EXTRA))}
-    return sorted(names, key=lambda name: rank.get(name, rank["flux_{band}"] if name.startswith("flux_") else 10**6))
+    known = [name for name in catalog.in_order(names) if catalog.column_of(name)]
+    ours = [name for name in EXTRA if name in names and name != INDEX]
+    return list(dict.fromkeys([INDEX, *known, *ours, *names]))
 
 
 def _with_kept(table, targets, keep):

@@ -4,10 +4,10 @@ import csv
 
 import numpy as np
 import pyarrow.dataset
+from detectors import BlobDetector
+from skyserver_loopback import Sky, jpeg
 
 from surveycat.skyserver import SCALE
-from tests.detectors import BlobDetector
-from tests.skyserver_loopback import Sky, jpeg
 
 FIRST = 1237648702966464577  # an id that floating point cannot hold
 

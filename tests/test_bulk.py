@@ -8,9 +8,11 @@ import zipfile
 import numpy as np
 import pyarrow.parquet
 import pytest
-from astropy.table import QTable
+from bulk_fixtures import FIRST, Spec, rows_of, same_datasets, survey, write_cutouts, write_list
 from click.testing import CliRunner
+from detectors import BAD, BlobDetector, Choking
 from PIL import Image
+from skyserver_loopback import Loopback, Sky, jpeg
 
 import surveycat
 from surveycat import cli
@@ -18,10 +20,8 @@ from surveycat.bulk import bulk
 from surveycat.errors import OptionError, OutputError, RunFailed
 from surveycat.mosaic import avm_packet, with_xmp
 from surveycat.skyserver import SCALE
+from surveycat.tablefile import read_table
 from surveycat.wcs import tan_wcs
-from tests.bulk_fixtures import FIRST, Spec, rows_of, same_datasets, survey, write_cutouts, write_list
-from tests.detectors import BAD, BlobDetector, Choking
-from tests.skyserver_loopback import Loopback, Sky, jpeg
 
 MODULE = sys.modules["surveycat.bulk"]  # `surveycat.bulk` is the function
 QUICK = {"backoff": 0.01, "rate": 1000, "attempts": 4, "timeout": 10}
@@ -103,7 +103,8 @@ def test_a_galaxy_seen_twice_is_counted_once(small):
 
 def test_the_dataset_opens_elsewhere(small):
     """pyarrow reads it by cells; every row lies in its cell, ids count from 1, units are at the fields."""
-    healpy = pytest.importorskip("astropy_healpix.healpy")
+    from astropy_healpix import healpy
+
     folder, _, _, manifest = small
     dataset = pyarrow.dataset.dataset(folder / "out" / "dataset", partitioning="hive")
     table = dataset.to_table()
@@ -115,8 +116,8 @@ def test_the_dataset_opens_elsewhere(small):
         assert f"Norder=4/Dir=0/Npix={part['Npix']}.parquet" in part["path"]
     assert sorted(table["id"].to_pylist()) == list(range(1, len(table) + 1))
     assert dataset.schema.field("ra").metadata[b"unit"] == b"deg"
-    one = QTable.read(folder / "out" / manifest["partitions"][0]["path"])
-    assert {"ra", "footprint_x", "_healpix_29"} <= set(one.colnames)
+    one = read_table(folder / "out" / manifest["partitions"][0]["path"])
+    assert {"ra", "footprint_x", "_healpix_29"} <= set(one.colnames) and one["ra"].unit == "deg"
     properties = dict(line.split("=") for line in (folder / "out" / "hats.properties").read_text().split())
     assert properties["hats_nrows"] == str(len(table)) and properties["obs_collection"] == "out"
 
@@ -300,7 +301,7 @@ def test_a_service_that_is_gone_ends_the_run(small, tmp_path, monkeypatch):
     [
         ({"images": "nowhere"}, OptionError, "--images nowhere is no folder"),
         ({"images": None}, OptionError, "say by --images"),
-        ({"images": "cutouts/one.jpg{x", "out": "o"}, Exception, ""),
+        ({"images": "cutouts/{id"}, OptionError, "is no template"),
         ({"size": 10}, OptionError, "size is 10"),
         ({"min_score": 2}, OptionError, "min-score is 2"),
         ({"order": 40}, OptionError, "healpix-order is 40"),

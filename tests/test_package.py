@@ -99,9 +99,10 @@ def declared_in(section, option):
 def projects_imported_in(folder):
     """Projects from which the files of a folder import, itself and the standard library left out."""
     found = {name for source in (ROOT / folder).rglob("*.py") for name in imported_by(source)}
-    ours = {"surveycat", "training", *(source.stem for source in (ROOT / "tests").glob("*.py"))}
+    ours = {"surveycat", "training", *(source.stem for source in (ROOT / "tests").rglob("*.py"))}
     others = {"jax", "torch"}  # backends that are the user's own choice
-    return {{"PIL": "pillow", "distributed": "dask"}.get(name, name) for name in found - STDLIB - ours - others}
+    known_as = {"PIL": "pillow", "distributed": "dask", "astropy_healpix": "astropy-healpix"}
+    return {known_as.get(name, name) for name in found - STDLIB - ours - others}
 
 
 def test_every_import_is_declared():

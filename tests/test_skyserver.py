@@ -7,10 +7,10 @@ import time
 import numpy as np
 import pytest
 from PIL import Image
+from skyserver_loopback import Loopback, Sky, text_picture
 
 from surveycat.errors import OptionError, OutsideFootprint, PositionError, ServiceError
 from surveycat.skyserver import SCALE, SkyServer, black_fraction, cutout_request, has_overlay
-from tests.skyserver_loopback import Loopback, Sky, text_picture
 
 GALAXY = [150.0, 2.0, 2.0, 150.0]
 OBJECTS = [
@@ -236,8 +236,9 @@ def test_real_pictures_pass_and_real_overlays_do_not(shared_data):
 
 def test_text_is_found_in_pictures_of_all_sizes(tmp_path):
     """An error message on black counts as such, clipped as it is in small pictures."""
+    from skyserver_loopback import jpeg
+
     from surveycat.skyserver import judge_picture
-    from tests.skyserver_loopback import jpeg
 
     for size in (64, 128, 256, 2048):
         with pytest.raises(ServiceError, match="text on black"):

@@ -15,7 +15,7 @@ import subprocess
 import time
 
 import surveycat
-from training.evaluation import centroids, composed, cutouts, errors, fields, response
+from training.evaluation import centroids, composed, cutouts, errors, fields, injected, response
 from training.evaluation.cutouts import look_at_cutouts, native_cutout, read_cutouts
 from training.evaluation.report import Page, write_report
 from training.evaluation.subject import Subject
@@ -33,6 +33,7 @@ SECTIONS = {
     "stretches": fields.stretches,
     "hudf": fields.hudf,
     "sep": fields.sep_baseline,
+    "injected": injected.section,
     "errors": errors.section,
 }
 

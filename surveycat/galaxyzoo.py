@@ -173,6 +173,8 @@ def _is_dr7(column):
 def features_fraction(table):
     """Fraction of votes for a disc or features (GZ2), or for a spiral (GZ1), the best that a table has.
 
+    Of a catalogue of ours it is the probability of a spiral.
+
     Parameters
     ----------
     table : `~astropy.table.Table`
@@ -216,5 +218,6 @@ FRACTIONS = (
     r"(^|_)p_cs_debiased$",
     r"(^|_)p_cs$",
     r"(^|_)gz2_features$",
-    r"(^|_)spiral$",
+    r"^(gz1_)?spiral$",
+    r"(^|_)p_spiral$",
 )

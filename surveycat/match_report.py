@@ -461,10 +461,10 @@ def _listing(name, meaning, listed):
 
 
 def _class_lines(classes):
-    yield f"classes       {classes['n']} objects with votes ({classes['column']})"
+    yield f"classes       {classes['n']} objects, p_spiral against {classes['column']}"
     for name, meaning in (
         ("agree", "agree"),
-        ("agree_where_votes_are_sure", f"agree where votes are {SURE_VOTES:.0%} one way"),
+        ("agree_where_votes_are_sure", f"agree where that is {SURE_VOTES:g} or more, or {1 - SURE_VOTES:.1g} or less"),
     ):
         share = classes[name]
         if share["n"]:

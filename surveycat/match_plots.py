@@ -115,7 +115,17 @@ def _bins(axes, listed, colour):
         axes.annotate(str(each["n"]), (x, 1.06), ha="center", va="top", fontsize=7, color=BLACK)
     axes.set_xlabel(listed["column"])
     if logarithmic:
-        axes.set_xscale("log")
+        _logarithmic(axes)
+
+
+def _logarithmic(axes):
+    """Make the x axis logarithmic, with plain numbers that do not run into each other."""
+    from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
 
 
 # Positions ------------------------------------------------------------------------------------------------
@@ -183,6 +193,11 @@ def _classes(classes):
     axes.axhline(0.5, color=GREY, lw=0.7)
     for sure in (1 - SURE_VOTES, SURE_VOTES):
         axes.axvline(sure, color=GREY, lw=0.7, ls=":")
-    axes.set(xlabel=classes["column"], ylabel="p_spiral of the catalogue", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    axes.set(
+        xlabel=f"{classes['column']} of the reference",
+        ylabel="p_spiral of the catalogue",
+        xlim=(-0.02, 1.02),
+        ylim=(-0.02, 1.02),
+    )
     axes.set_title(f"{classes['n']} objects, classes agree for {classes['agree']['fraction']:.0%}")
     return figure

@@ -137,6 +137,9 @@ def main():
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start afresh.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one.")
 @click.option("--preview", help="A picture of what was found (.png or .jpg).")
+@click.option("--regions", help="The outlines as DS9 regions (.reg), on the sky if the image has a position.")
+@click.option("--segmap", help="A segmentation map (.fits): each pixel holds the id of its object.")
+@click.option("--moc", help="The area of the sky that was searched (.fits or .json).")
 @_reporting
 def run(images, out, quiet, **options):
     """Find the galaxies in IMAGES (JPEG, PNG, TIFF or FITS) and write one catalogue of them.

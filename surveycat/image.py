@@ -398,7 +398,7 @@ class Image:
     def _level(self, level):
         """A level above 0 in steps of 1/256 of a count: uint16, shape (h, w, 3)."""
         if level not in self._levels:
-            shape, name = (*self.level_shape(level), 3), f"{self._scratch_key}-level{level}"
+            shape, name = (*self.level_shape(level), 3), f"{self.key}-level{level}"
             self._levels[level] = self._scratch.array(name, shape, np.uint16, lambda: self._average(level - 1))
         return self._levels[level]
 
@@ -413,7 +413,12 @@ class Image:
         return (np.rint(strip).astype(np.uint16) for strip in strips)
 
     @property
-    def _scratch_key(self):
+    def scratch(self):
+        """`~surveycat.scratch.Scratch` for what is made of this image; it lives as long as the image is open."""
+        return self._scratch
+
+    @property
+    def key(self):
         """Name of this image and box in scratch."""
         image = self._source.image
         if isinstance(image, np.ndarray):

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from surveycat import __version__, catalog
+from surveycat import __version__, catalog, products
 from surveycat.bands import Bands, gather
 from surveycat.detections import FILE_VERSION
 from surveycat.dispatch import BATCH, cluster, detect, loaded
@@ -52,6 +52,9 @@ def run(
     overwrite=False,
     resume=False,
     preview=None,
+    regions=None,
+    segmap=None,
+    moc=None,
     progress=None,
 ):
     """Find the galaxies in images, classify and measure them.
@@ -93,6 +96,12 @@ def run(
         what it has done.
     preview : path, optional
         Where to write a picture of what was found (.png or .jpg), for a single image.
+    regions : path, optional
+        Where to write the outlines as DS9 regions (.reg), for a single image.
+    segmap : path, optional
+        Where to write a segmentation map (.fits), whose labels are the ids, for a single image.
+    moc : path, optional
+        Where to write the area of the sky that was searched as a MOC (.fits or .json), for a single image.
     progress : callable, optional
         Called with the name of a stage, the number of tiles done and their total.
 
@@ -113,7 +122,9 @@ def run(
     position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
     _check_options(images, position, min_score)
     going_on = check_unfinished(out, resume, overwrite)
-    _check_outputs(images, out, preview, overwrite or going_on)
+    beside = {"preview": preview, "regions": regions, "segmap": segmap, "moc": moc}
+    beside = {kind: path for kind, path in beside.items() if path is not None}
+    _check_outputs(images, out, beside, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
     detector = detector or DetectorSpec(os.fspath(weights))
 
@@ -123,13 +134,14 @@ def run(
         for number, each in enumerate(images):
             with open_image(each, **position, scratch=folder / "scratch") as whole:
                 image = _part(whole, region)
+                if moc is not None and image.wcs is None:
+                    raise OptionError(f"{moc} needs the image's place on the sky: add --wcs, or --ra and --dec")
                 network = loaded(detector)  # with workers too, which must not meet bad weights
                 made_by = _made_by(network)
                 finished = Finished(folder / str(number), _manifest(image, network, made_by, options))
                 _say(image.notes, image.name)
                 found, failed = search(image, detector, client, min_score, progress, finished)
-                if preview is not None:
-                    draw(catalog.finish(found), image, preview)
+                _write_beside(beside, catalog.finish(found), image, [tile for tile, _ in failed])
                 tables.append(_in_whole(found, image.offset))
                 inputs.append(_about(image))
                 failures += [_failure(image, tile, reason) for tile, reason in failed]
@@ -211,13 +223,17 @@ def _check_options(images, position, min_score):
         raise OptionError(f"one sky position for {len(images)} images; run them one by one, or give each its own WCS")
 
 
-def _check_outputs(images, out, preview, overwrite):
+def _check_outputs(images, out, beside, overwrite):
     """Refuse outputs that could not be written at the end."""
-    if preview is not None and len(images) > 1:
-        raise OptionError(f"one preview {preview} for {len(images)} images; run them one by one")
     outputs = [] if out is None else [catalog.check_output(out, overwrite)]
-    if preview is not None:
-        outputs.append(catalog.check_output(preview, overwrite, known=PICTURES))
+    for kind, path in beside.items():
+        if len(images) > 1:
+            raise OptionError(f"one {kind} {path} for {len(images)} images; run them one by one")
+        products.check_needs(kind)
+        known = PICTURES if kind == "preview" else products.SUFFIXES[kind]
+        outputs.append(catalog.check_output(path, overwrite, known=known))
+    if len({output.absolute() for output in outputs}) < len(outputs):
+        raise OptionError(f"two outputs have one name ({', '.join(map(str, outputs))}); give each its own")
     inputs = [Path(path) for image in images for path in _paths(image)]
     for output in outputs:
         if any(output.exists() and image.exists() and output.samefile(image) for image in inputs):
@@ -229,6 +245,18 @@ def _paths(image):
     if isinstance(image, np.ndarray):
         return ()
     return image.paths if isinstance(image, Bands) else (image,)
+
+
+def _write_beside(beside, table, image, failed):
+    """Write what goes beside the catalogue: pictures and maps of one image."""
+    if "preview" in beside:
+        draw(table, image, beside["preview"])
+    if "regions" in beside:
+        products.write_regions(table, image, beside["regions"])
+    if "segmap" in beside:
+        products.write_segmap(table, image, beside["segmap"])
+    if "moc" in beside:
+        products.write_moc(image, failed, beside["moc"])
 
 
 def _stage(progress, name):
@@ -272,7 +300,8 @@ def _flag_near(table, failed):
 def _in_whole(table, offset):
     """Bring positions in a region of an image to pixels of the whole one."""
     for axis, shift in zip("yx", offset, strict=True):
-        for name in (axis, f"{axis}_min", f"{axis}_max", f"footprint_{axis}"):
+        names = (axis, f"{axis}_iso", f"{axis}_min", f"{axis}_max", f"footprint_{axis}")
+        for name in (name for name in names if name in table.colnames):
             table[name] = np.asarray(table[name]) + shift  # units come back with the schema
     return table
 

@@ -71,7 +71,9 @@ def test_detector_that_finds_what_is_bright(field, tmp_path):
     )
     objects, rates = result.objects, result.rates
     bright, free = objects["magnitude"] < 18, ~np.asarray(objects["on_object"])
-    assert (bright & free).sum() >= 5 and objects["found"][bright].all()
+    large = bright & (objects["half_light_radius"].value > 2)  # linear data tell smaller ones from stars, or do not
+    assert (large & free).sum() >= 3 and objects["found"][large].all()
+    assert objects["found"][bright & (objects["kind"] == "star") & free].mean() < 0.5
     assert not objects["found"][(objects["magnitude"] > 24) & free].any()
     everything = rates[np.isinf(rates["size_high"].value)]
     assert everything["added"].sum() == free.sum()
@@ -99,18 +101,26 @@ def test_objects_depend_on_the_seed_alone(module):
         assert apart.min() >= module.LEAST_APART
 
 
-def test_object_on_an_object_is_not_counted(module, field):
-    """A star that was there already is not taken for an artificial one that was found."""
+@pytest.fixture(scope="module")
+def picture(tmp_path_factory):
+    """A picture of sky and 25 blobs, as a file."""
+    rng = np.random.default_rng(6)
+    pixels = rng.normal(14, 2, (300, 340, 3))
+    for y, x in rng.integers(20, 280, (25, 2)):
+        pixels[y - 15 : y + 16, x - 15 : x + 16] += 40000 * Psf(5.0).at(15, 15, (31, 31))[..., None]
+    path = tmp_path_factory.mktemp("picture") / "sky.png"
+    Pillow.fromarray(np.clip(pixels, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def test_object_on_an_object_is_not_counted(picture):
+    """What was there already is not taken for an artificial star that was found."""
     detector = BlobDetector(threshold=60)
-    table = surveycat.run(field, detector=detector)
-    assert len(table) > 10
-    result = surveycat.inject(
-        field, galaxies=0, stars=400, magnitudes=(26.0, 28.0), detector=detector, fwhm=3.0, region=(0, 0, 560, 520)
-    )
+    result = surveycat.inject(picture, galaxies=0, stars=200, magnitudes=(8.0, 9.0), detector=detector, fwhm=4.0)
     on_object = np.asarray(result.objects["on_object"])
     assert on_object.any() and result.objects["found"][on_object].all()
     assert not result.objects["found"][~on_object].any()
-    assert result.rates["found"].sum() == 0
+    assert result.rates["found"].sum() == 0 and result.rates["added"].sum() == (~on_object).sum() > 100
 
 
 def test_picture_says_that_its_magnitudes_are_its_own(tmp_path):
@@ -173,13 +183,17 @@ def test_outputs_and_images_that_cannot_be(field, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def test_command_line(field, tmp_path, monkeypatch, module):
+def test_command_line(picture, tmp_path, monkeypatch, module):
     """The command passes on what it is given, says what came out, and errors are one line."""
     monkeypatch.setattr(module, "DetectorSpec", lambda weights: BlobDetector(threshold=60))
-    arguments = ["inject", str(field), "--out", str(tmp_path / "out"), "--galaxies", "3", "--stars", "2"]
-    result = CliRunner().invoke(cli.main, [*arguments, "--magnitudes", "15,16", "--sizes", "1,2"])
+    arguments = ["inject", str(picture), "--out", str(tmp_path / "out"), *"--galaxies 9 --stars 9 --fwhm 4".split()]
+    result = CliRunner().invoke(cli.main, [*arguments, "--magnitudes", "15,16", "--sizes", "1,2", "--zero-point", "22"])
     assert result.exit_code == 0, result.output
-    assert "3 of 3 galaxies found, 2 of 2 stars catalogued" in result.output
+    objects = QTable.read(tmp_path / "out" / "objects.ecsv")
+    free = objects[~objects["on_object"]]
+    galaxies, stars = (free[free["kind"] == kind]["found"] for kind in ("galaxy", "star"))
+    said = f"{galaxies.sum()} of {len(galaxies)} galaxies found, {stars.sum()} of {len(stars)} stars catalogued"
+    assert said in result.output and galaxies.sum() > 3 and objects.meta["zero_point"] == 22
     again = CliRunner().invoke(cli.main, arguments)
     assert again.exit_code == 1 and "exists already" in again.output and "Traceback" not in again.output
     assert CliRunner().invoke(cli.main, [*arguments, "--magnitudes", "a,b"]).exit_code == 2

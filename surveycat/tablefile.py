@@ -180,7 +180,10 @@ def _read_parquet(path):
     import pyarrow.dataset
     from astropy.table import Table
 
-    arrow = pyarrow.dataset.dataset(path, format="parquet").to_table()
+    files = sorted(map(str, path.rglob("*.parquet"))) if path.is_dir() else [str(path)]
+    if not files:
+        raise ValueError("the folder holds no file .parquet")
+    arrow = pyarrow.dataset.dataset(files, format="parquet").to_table()
     table = Table()
     for field in arrow.schema:
         values = _from_arrow(arrow.column(field.name).combine_chunks())

@@ -71,9 +71,13 @@ def test_parquet_of_others(tmp_path):
 
 
 def test_folder_of_parts(tmp_path):
-    """A dataset in parts is one table."""
-    for number in range(2):
-        write_parquet(small_table(), tmp_path / f"part-{number}.parquet")
+    """A dataset in parts is one table, also in folders of folders, whatever else lies there."""
+    (tmp_path / "parts").mkdir()
+    with pytest.raises(SurveycatError, match="holds no file .parquet"):
+        read_table(tmp_path)
+    (tmp_path / "manifest.json").write_text("{}")
+    write_parquet(small_table(), tmp_path / "part-0.parquet")
+    write_parquet(small_table(), tmp_path / "parts" / "part-1.parquet")
     assert len(read_table(tmp_path)) == 6
 
 

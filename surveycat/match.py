@@ -234,6 +234,8 @@ def _places(table, what, on, **how):
     try:
         found = positions(table, **how)
     except PositionError as error:
+        if on is None and "footprint_x" in table.colnames and "s_region" not in table.colnames:
+            raise PositionError(f"{what} is in pixels only: make it again with --wcs, or --ra and --dec") from error
         if on is None:
             raise PositionError(f"{what}: {error}") from error
         return Positions(*np.full((2, len(table)), np.nan), ())

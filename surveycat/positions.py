@@ -122,10 +122,11 @@ def positions(table, ra_column=None, dec_column=None, frame=None, epoch=None, re
     return Positions(ra, dec, columns, tuple(notes))
 
 
-def _bare(values):
-    """Values as float64; what is masked is NaN."""
-    values = np.ma.asarray(values) if np.ma.isMaskedArray(values) else getattr(values, "unmasked", values)
-    return np.ma.filled(values.astype(float), np.nan)
+def _bare(column):
+    """Values as float64 without a unit; what is masked is NaN."""
+    values = np.array(np.ma.getdata(getattr(column, "unmasked", column)), float)
+    values[np.asarray(getattr(column, "mask", False))] = np.nan
+    return values
 
 
 # Columns --------------------------------------------------------------------------------------------------
@@ -229,7 +230,7 @@ def _angle(column, name, in_hours):
     unit = _unit(column)
     if column.dtype.kind in "USO":
         return _from_text(_texts(column), name, in_hours and not unit.startswith("d"))
-    values = _bare(getattr(column, "value", column))
+    values = _bare(column)
     if unit in ("", "---", "unknown"):
         return values
     if unit in ("h", "hr", "hour", "hours", "hourangle"):
@@ -362,7 +363,7 @@ def _rate(column):
     from astropy.units import Unit
 
     unit = Unit(_unit(column) or "mas/yr")
-    return _bare(getattr(column, "value", column)) * unit.to("deg/yr")
+    return _bare(column) * unit.to("deg/yr")
 
 
 def _listed_epoch(table, columns, asked):
@@ -371,7 +372,7 @@ def _listed_epoch(table, columns, asked):
         return asked, f"{asked:g} (--reference-epoch)"
     name = next((each for each in table.colnames if each.lower() in ("ref_epoch", "refepoch")), None)
     if name is not None:
-        return _bare(getattr(table[name], "value", table[name])), f"column {name}"
+        return _bare(table[name]), f"column {name}"
     said = (table[columns[0]].info.meta or {}).get(COOSYS) if len(columns) == 2 else None
     year = re.fullmatch(r"[BJ]?(\d+(?:\.\d+)?)", str(said[2] or "")) if said else None
     return (float(year[1]), f"{year[1]} (COOSYS)") if year else (2000.0, "2000 (assumed; see --reference-epoch)")

@@ -4,7 +4,9 @@ import astropy.units as u
 import numpy as np
 import pytest
 from astropy.table import MaskedColumn, QTable, Table
+from astropy.utils.masked import Masked
 from click.testing import CliRunner
+from test_catalog import make_table
 
 import surveycat
 from surveycat.cli import main
@@ -137,6 +139,15 @@ def test_files_keep_units_and_missing_values(tmp_path, catalogue, suffix):
     assert table.meta["match"]["flags"] == MATCH_FLAGS and table.meta["match"]["radius"] == 2.0
 
 
+def test_tables_in_memory_with_masked_quantities(catalogue):
+    """A table as astropy reads it may hold masked quantities: what is masked is missing, not its old value."""
+    reference = QTable({**here(0.2, 10.2), "z": Masked([0.1, 0.2], mask=[False, True])})
+    reference["flux"] = Masked([5.0, 6.0] * u.nJy, mask=[True, False])
+    result = match(catalogue, reference)
+    np.testing.assert_array_equal(result["ref_z"][:2], [0.1, np.nan])
+    np.testing.assert_array_equal(result["ref_flux"][:2].to_value(u.nJy), [np.nan, 6])
+
+
 def test_unmatched_rows_of_the_reference(tmp_path, catalogue, reference):
     """What the catalogue has missed is a table of its own, its columns as they were."""
     reference["id"] = ["a", "b", "c"]  # a column that our own catalogues have as numbers
@@ -148,8 +159,6 @@ def test_unmatched_rows_of_the_reference(tmp_path, catalogue, reference):
 
 def test_catalogues_match_each_other(tmp_path):
     """Two catalogues of our own have lists in them, and meta; both come through."""
-    from test_catalog import make_table
-
     surveycat.write(make_table(4), tmp_path / "a.parquet")
     surveycat.write(make_table(3), tmp_path / "b.fits")
     result = match(tmp_path / "a.parquet", tmp_path / "b.fits", tmp_path / "m.parquet", radius=3600)
@@ -180,6 +189,8 @@ def test_what_is_wrong_is_said_of_the_right_table(catalogue, reference):
     """Both tables have positions to get wrong."""
     with pytest.raises(PositionError, match="the catalogue: no columns with positions"):
         match(catalogue["id", "class"], reference)
+    with pytest.raises(PositionError, match="the catalogue is in pixels only: make it again with --wcs"):
+        match(make_table(sky=False), reference)
     with pytest.raises(PositionError, match="the reference: no columns with positions"):
         match(catalogue, reference["objid", "mag"])
     with pytest.raises(OptionError, match="--join outer"):

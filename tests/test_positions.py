@@ -6,6 +6,7 @@ import pytest
 from astropy.coordinates import SkyCoord
 from astropy.table import MaskedColumn, QTable, Table
 from astropy.time import Time
+from astropy.utils.masked import Masked
 
 from surveycat.errors import PositionError
 from surveycat.positions import positions
@@ -92,6 +93,8 @@ def test_gaps_and_sentinels():
         {"ra": MaskedColumn([1.0, 2.0, np.nan, -9999, 5], mask=[0, 1, 0, 0, 0]), "dec": [1, 2, 3, -9999, 5.0]}
     )
     assert np.isfinite(positions(table).ra).tolist() == [True, False, False, False, True]
+    quantity = QTable({"ra": Masked([1.0, 2.0] * u.deg, mask=[False, True]), "dec": [1.0, 2.0] * u.deg})
+    assert np.isfinite(positions(quantity).ra).tolist() == [True, False]
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,16 @@ __all__ = ["start_backend"]
 
 
 def start_backend():
-    """Import Keras with its backend and have it find its devices, unseen.
+    """Import Keras with its backend and have it find its devices, unseen; memory of GPUs is taken as it is needed.
 
     TensorFlow tells of instruction sets and missing GPUs on standard error, past Python and whatever its log
     level. A user who set ``TF_CPP_MIN_LOG_LEVEL`` below 2 sees it all.
     """
     if "keras" in sys.modules:
         return
+    # Several processes share a GPU with others: none takes all of its memory at once. torch never does.
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     hide = int(os.environ.get("TF_CPP_MIN_LOG_LEVEL", 0)) >= 2 and sys.stderr is not None
     with _hidden_stderr() if hide else contextlib.nullcontext():
         import keras

@@ -134,6 +134,7 @@ def main():
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers do the work.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start afresh.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one.")
 @click.option("--preview", help="A picture of what was found (.png or .jpg).")

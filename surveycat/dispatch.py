@@ -2,8 +2,9 @@
 
 `detect` promises the same detections whatever the number of workers and the order in which they answer. The
 plain loop (`_here`) is the reference; `_on_workers` does the same batches elsewhere. Workers open the image
-themselves: tiles travel to them, detections come back, pixels never. A batch that fails is done again tile by
-tile; a tile that fails twice is recorded with its reason, and the others go on. Every wait has a bound.
+themselves: tiles travel to them, detections come back, pixels never. Whoever does a batch puts it on the disk
+before it begins another, so that a crash costs each process the one it is at. A batch that fails is done again
+tile by tile; a tile that fails twice is recorded with its reason, and the others go on. Every wait has a bound.
 """
 
 import contextlib
@@ -12,23 +13,34 @@ import itertools
 import logging
 import os
 import pickle
+import re
+import threading
+import time
 from collections import deque
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from surveycat.detections import Detections
-from surveycat.errors import OptionError, RunFailed
+from surveycat.errors import OptionError, OutputError, RunFailed, SurveycatError, WeightsError
 from surveycat.quiet import start_backend
 from surveycat.tiles import sub_windows
 
-__all__ = ["cluster", "detect", "loaded"]
+__all__ = ["BATCH", "Network", "cluster", "detect", "loaded", "network_of"]
 
 BATCH = 8  # tiles, for a detector that does not say how many it likes
 IN_FLIGHT = 3  # batches in this process: one in the network, the others being read
 IN_FLIGHT_PER_WORKER = 2  # batches handed to the scheduler
 TIMEOUT = 600.0  # seconds for a batch
-START_TIMEOUT = 120.0  # seconds for workers to come up
+START_TIMEOUT = 120.0  # seconds for workers to come up, or to come back
+CONNECT_TIMEOUT = 30.0  # seconds for a scheduler to answer
+POLL = 5.0  # seconds between looks whether there are workers at all
+FATAL = (OutputError, WeightsError)  # not the fault of a tile: the next one would end in the same way
+
+log = logging.getLogger(__name__)
+_at_work = threading.Lock()  # one batch at a time in a process, also where Dask gives it several threads
 
 
 def detect(
@@ -69,7 +81,8 @@ def detect(
         Gets (`~surveycat.tiles.Tile`, reason) for each tile that could not be searched, and the others go on.
         Without it such a tile is an error.
     finished : `~surveycat.unfinished.Finished`, optional
-        Batches that need not be done again; it gets each one as soon as it is done.
+        Batches that need not be done again; it gets each one as soon as it is done. Workers write to the same
+        folder.
 
     Returns
     -------
@@ -80,18 +93,20 @@ def detect(
     Raises
     ------
     RunFailed
-        If a tile could not be searched and `failed` was not given, or reading does not end.
+        If a tile could not be searched and `failed` was not given, if reading does not end, or if no workers
+        are left.
+    OutputError
+        If a finished batch cannot be kept, for instance because the disk is full.
     """
     tiles = list(tiles)
+    batch_size = getattr(detector, "batch_size", BATCH)
     with cluster(workers) if isinstance(workers, int) else contextlib.nullcontext(workers) as client:
         if client is None:
-            detector = loaded(detector)
-            outcomes = functools.partial(_here, image, detector, min_score, timeout)
+            outcomes = functools.partial(_here, image, loaded(detector), min_score, finished, timeout)
         else:
-            outcomes = functools.partial(_on_workers, client, _ticket(image), detector, min_score, timeout)
+            outcomes = functools.partial(_on_workers, client, _ticket(image), detector, min_score, finished, timeout)
         if finished is not None:
             outcomes = functools.partial(_only_new, finished, outcomes)
-        batch_size = getattr(detector, "batch_size", BATCH)
         found, lost = _search(outcomes, tiles, batch_size, progress)
         found, lost_windows = _with_windows(outcomes, tiles, batch_size, found)
     lost += lost_windows
@@ -104,15 +119,19 @@ def detect(
 
 
 @contextlib.contextmanager
-def cluster(workers, timeout=START_TIMEOUT):
-    """Start worker processes on this machine, each with its share of the cores, and end them afterwards.
+def cluster(workers, scheduler=None, timeout=None):
+    """Start worker processes on this machine and end them afterwards, or use those of a running scheduler.
+
+    Each process of this machine has its share of the cores and, where there are GPUs, one of them.
 
     Parameters
     ----------
     workers : int
         How many; 0 starts none.
+    scheduler : str, optional
+        Address of a Dask scheduler with workers that see the same files, ``tcp://host:port``; instead of `workers`.
     timeout : float, optional
-        Seconds for them to come up.
+        Seconds for the scheduler to answer and for workers to be there.
 
     Yields
     ------
@@ -122,15 +141,27 @@ def cluster(workers, timeout=START_TIMEOUT):
     Raises
     ------
     OptionError
-        If the number is negative.
+        If the number is negative, the address is none, or both are given.
     RunFailed
-        If the workers do not come up in time.
+        If the workers, or the scheduler, do not come up in time.
     """
     if workers < 0:
         raise OptionError(f"workers is {workers}; give 0 to work in this process, or a number of processes")
-    if workers == 0:
+    if scheduler is not None:
+        if workers:
+            raise OptionError(f"workers {workers} and scheduler {scheduler}: give one of the two")
+        with _connected(scheduler, timeout or CONNECT_TIMEOUT) as client:
+            yield client
+    elif workers:
+        with _started(workers, timeout or START_TIMEOUT) as client:
+            yield client
+    else:
         yield None
-        return
+
+
+@contextlib.contextmanager
+def _started(workers, timeout):
+    """Start workers on this machine and yield their client."""
     import dask
     from distributed import Client, LocalCluster
 
@@ -143,6 +174,8 @@ def cluster(workers, timeout=START_TIMEOUT):
             client.wait_for_workers(workers, timeout=timeout)
         except (TimeoutError, OSError) as error:
             raise RunFailed(f"{workers} workers did not start: {error}; try fewer, or 0") from error
+        if gpus := _gpus():
+            client.register_plugin(_gpu_plugin(gpus))
         yield client
 
 
@@ -159,6 +192,51 @@ def _local_options(workers):
         "silence_logs": logging.CRITICAL,  # what goes wrong in a worker comes back as the reason of a tile
         "env": {**threads, "TF_NUM_INTEROP_THREADS": "1"},
     }
+
+
+def _gpus():
+    """Name the GPUs that this process may use, as ``CUDA_VISIBLE_DEVICES`` does; none where there are none."""
+    allowed = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if allowed is not None:
+        return [name for name in allowed.split(",") if name.strip() not in ("", "-1")]
+    return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
+
+
+def _gpu_plugin(gpus):
+    """Have each worker process see one GPU, in turn, before its backend looks for them; also after a restart."""
+    from distributed import WorkerPlugin
+
+    class OneGpu(WorkerPlugin):
+        name = "surveycat-one-gpu"
+
+        def setup(self, worker):
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
+
+    return OneGpu()
+
+
+@contextlib.contextmanager
+def _connected(scheduler, timeout):
+    """Yield a client of a scheduler that runs already and has workers."""
+    from distributed import Client
+
+    if not re.fullmatch(r"(tcp|tls)://[^\s/:]+:\d+|(tcp|tls)://\[[^\s/]+\]:\d+", scheduler):
+        raise OptionError(f"scheduler is {scheduler!r}; give the address that it prints, as tcp://host:port")
+    with contextlib.ExitStack() as stack:
+        try:
+            client = stack.enter_context(Client(scheduler, timeout=timeout, set_as_default=False))
+        except (TimeoutError, OSError) as error:
+            raise RunFailed(
+                f"no Dask scheduler answers at {scheduler} within {timeout:g} s; check the address, or start one: "
+                "dask scheduler"
+            ) from error
+        try:
+            client.wait_for_workers(1, timeout=timeout)
+        except TimeoutError as error:
+            raise RunFailed(
+                f"the scheduler {scheduler} has no workers after {timeout:g} s; start some: dask worker {scheduler}"
+            ) from error
+        yield client
 
 
 # What both ways of working share ----------------------------------------------------------------------------
@@ -181,6 +259,110 @@ def loaded(detector):
         return detector
     start_backend()
     return detector.load()
+
+
+@dataclass(frozen=True)
+class Network:
+    """What is known of a detector that was loaded.
+
+    Parameters
+    ----------
+    weights_id : str
+        Name of its weights, or of its type.
+    sha256 : str
+        Their checksum, "" for none.
+    """
+
+    weights_id: str
+    sha256: str
+
+
+def network_of(detector, client=None, timeout=TIMEOUT):
+    """Load a detector where it is going to work, and say what it is.
+
+    With workers it is loaded in one of them, so that this process needs no memory for it, and bad weights are
+    refused before the work begins.
+
+    Parameters
+    ----------
+    detector : callable or `~surveycat.mrcnn.detector.DetectorSpec`
+        As `detect` takes it.
+    client : `distributed.Client`, optional
+        The workers.
+    timeout : float, optional
+        Seconds that it may take.
+
+    Returns
+    -------
+    Network
+
+    Raises
+    ------
+    WeightsError
+        If the weights cannot be used.
+    RunFailed
+        If a worker cannot load it.
+    """
+    if client is None:
+        return _known(detector)
+    task = client.submit(_known, detector, pure=False)
+    answer = _answer(client, task, timeout)
+    if isinstance(answer, SurveycatError):
+        raise answer
+    if isinstance(answer, Exception):
+        raise RunFailed(
+            f"the workers cannot load the network ({type(answer).__name__}: {answer}); is the same surveycat "
+            "installed there?"
+        ) from answer
+    return answer
+
+
+def _known(detector):
+    with _at_work:
+        network = loaded(detector)
+    return Network(getattr(network, "weights_id", type(network).__name__), getattr(network, "sha256", ""))
+
+
+def _ask(network, pixels, min_score):
+    """Ask about a batch; where memory is short, in halves, and never again about so many tiles at once."""
+    size = getattr(network, "batch_size", len(pixels))
+    try:
+        return _in_pieces(network, pixels, min_score, size)
+    except Exception as error:
+        if size == 1 or not _is_out_of_memory(error):
+            raise
+    # Out here the error is gone, and with it what it held in memory.
+    network.batch_size = size // 2  # also the size to which the network fills up a smaller batch
+    log.warning("%d tiles at a time need more memory than there is; going on with %d", size, size // 2)
+    return _ask(network, pixels, min_score)
+
+
+def _in_pieces(network, pixels, min_score, size):
+    """Ask about a few tiles at a time; gives what the detector would say of all at once."""
+    parts = []
+    for start in range(0, len(pixels), size):
+        part = network(pixels[start : start + size], min_score)
+        parts.append(part.replace(tile=part.tile + start, capped=part.capped + start))
+    return Detections.concatenate(parts)
+
+
+def _is_out_of_memory(error):
+    """Tell the backends' errors for too little memory by their names: none need be installed."""
+    if isinstance(error, MemoryError):
+        return True
+    names = {kind.__name__ for kind in type(error).__mro__}
+    if names & {"ResourceExhaustedError", "OutOfMemoryError"}:  # TensorFlow, torch
+        return True
+    words = ("RESOURCE_EXHAUSTED", "out of memory", "can't allocate memory")  # JAX, and torch without a GPU
+    return "RuntimeError" in names and any(word in str(error) for word in words)
+
+
+def _do(image, network, tiles, pixels, min_score, finished):
+    """Do a batch that has been read, and keep what was found before anything else is begun."""
+    found = _ask(network, pixels, min_score).place(tiles, image)
+    if finished is not None:
+        finished.put(tiles, found)
+    return found
 
 
 def _batches(tiles, size):
@@ -233,10 +415,8 @@ def _only_new(finished, outcomes, batches, **options):
             else:
                 known.append((batch, answer))
 
-    for batch, answer in outcomes(new(), **options):
-        if not isinstance(answer, Exception):
-            finished.put(batch, answer)
-        yield batch, answer
+    for outcome in outcomes(new(), **options):
+        yield outcome
         while known:
             yield known.popleft()
     yield from known
@@ -263,25 +443,28 @@ def _with_windows(outcomes, tiles, batch_size, found):
 # In this process --------------------------------------------------------------------------------------------
 
 
-def _here(image, detector, min_score, timeout, batches, in_flight=IN_FLIGHT):
+def _here(image, network, min_score, finished, timeout, batches, in_flight=IN_FLIGHT):
     """Yield (batch, outcome) in order; a thread reads the next batches while the network works on one."""
     reader = ThreadPoolExecutor(1, thread_name_prefix="surveycat-read")
     waiting = deque()
+    outcome = functools.partial(_outcome, image, network, min_score, finished, timeout)
     try:
         for batch in batches:
             waiting.append((batch, reader.submit(_read, image, batch)))
             if len(waiting) == in_flight:
-                yield _outcome(image, detector, min_score, timeout, *waiting.popleft())
+                yield outcome(*waiting.popleft())
         while waiting:
-            yield _outcome(image, detector, min_score, timeout, *waiting.popleft())
+            yield outcome(*waiting.popleft())
     finally:
         reader.shutdown(wait=False, cancel_futures=True)
 
 
-def _outcome(image, detector, min_score, timeout, batch, reading):
+def _outcome(image, network, min_score, finished, timeout, batch, reading):
     """Run the network on a batch that is being read; what it raises is an outcome too."""
     try:
-        return batch, detector(reading.result(timeout), min_score).place(batch, image)
+        return batch, _do(image, network, batch, reading.result(timeout), min_score, finished)
+    except FATAL:
+        raise
     except Exception as error:  # of any kind: a detector or a file is not ours
         if isinstance(error, TimeoutError) and not reading.done():  # all later batches wait behind this one
             message = f"{image.name}: reading did not end in {timeout:g} s; is the disk there?"
@@ -306,36 +489,86 @@ def _opened(ticket):
     return pickle.loads(ticket).open()
 
 
-def _search_remotely(ticket, detector, tiles, min_score):
+def _search_remotely(ticket, detector, tiles, min_score, finished):
     """Do a batch in a worker process."""
-    image = _opened(ticket)
-    return loaded(detector)(_read(image, tiles), min_score).place(tiles, image)
+    with _at_work:
+        image, network = _opened(ticket), loaded(detector)
+    pixels = _read(image, tiles)
+    with _at_work:
+        # Another worker may have done it and died before its answer was fetched.
+        found = finished.get(tiles) if finished is not None else None
+        return _do(image, network, tiles, pixels, min_score, finished) if found is None else found
 
 
-def _on_workers(client, ticket, detector, min_score, timeout, batches, in_flight=None):
+def _on_workers(client, ticket, detector, min_score, finished, timeout, batches, in_flight=None):
     """Yield (batch, outcome) as workers finish them, with few batches in flight at any time."""
-    from distributed import wait
-
     batches, pending = iter(batches), {}
     in_flight = in_flight or IN_FLIGHT_PER_WORKER * max(1, len(client.nthreads()))
     while True:
         for batch in itertools.islice(batches, in_flight - len(pending)):
-            task = client.submit(_search_remotely, ticket, detector, batch, min_score, pure=False)
+            task = client.submit(_search_remotely, ticket, detector, batch, min_score, finished, pure=False)
             pending[task] = batch
         if not pending:
             return
-        try:
-            done = wait(list(pending), timeout=timeout, return_when="FIRST_COMPLETED").done
-        except TimeoutError:
+        done = _next_done(client, pending, timeout)
+        if not done:
             yield from _given_up(client, pending, timeout)
-            continue
         for task in done:
-            yield pending.pop(task), task.exception(timeout) or task.result(timeout)
+            answer = _answer(client, task, timeout)
+            if isinstance(answer, FATAL):
+                raise answer
+            yield pending.pop(task), answer
+
+
+def _next_done(client, tasks, timeout):
+    """Wait until some tasks are done and give these, or none after the timeout."""
+    from distributed import wait
+
+    now = time.monotonic()
+    end, alone_until = now + timeout, now + START_TIMEOUT
+    while now < end:
+        with _same_scheduler(client), contextlib.suppress(TimeoutError):
+            return wait(list(tasks), timeout=min(POLL, end - now), return_when="FIRST_COMPLETED").done
+        now = time.monotonic()
+        if client.nthreads():
+            alone_until = now + START_TIMEOUT
+        elif now > alone_until:
+            raise RunFailed(f"no workers are left at {_address(client)}, and none came back in {START_TIMEOUT:g} s")
+    return ()
+
+
+def _answer(client, task, timeout):
+    """Give the result of a task, or what it raised."""
+    with _same_scheduler(client):
+        try:
+            return task.exception(timeout) or task.result(timeout)
+        except TimeoutError as error:
+            return error
+
+
+@contextlib.contextmanager
+def _same_scheduler(client):
+    """Say it in a line when the scheduler is gone."""
+    try:
+        yield
+    except CancelledError as error:
+        raise RunFailed(f"the connection to the Dask scheduler {_address(client)} is lost; is it running?") from error
+
+
+def _address(client):
+    return client.scheduler.address if client.scheduler else "that was given"
 
 
 def _given_up(client, pending, timeout):
     """Restart workers of which none has answered in time, and count what they were doing as failed."""
-    client.restart(timeout=START_TIMEOUT)
+    keys = {task.key for task in pending}
+    busy = [worker for worker, doing in client.processing().items() if keys & set(doing)]
+    client.cancel(list(pending))
+    try:
+        client.restart_workers(busy, timeout=START_TIMEOUT)
+    except ValueError as error:  # they have no nanny that could do it
+        message = f"no answer from any worker for {timeout:g} s; start workers anew, with their nannies"
+        raise RunFailed(message) from error
     for batch in pending.values():
         yield batch, TimeoutError(f"no answer from any worker for {timeout:g} s")
     pending.clear()

@@ -17,7 +17,7 @@ import numpy as np
 from surveycat import __version__, catalog, products
 from surveycat.bands import Bands, gather
 from surveycat.detections import FILE_VERSION
-from surveycat.dispatch import BATCH, cluster, detect, loaded
+from surveycat.dispatch import BATCH, cluster, detect, network_of
 from surveycat.errors import OptionError, RunFailed
 from surveycat.image import open_image
 from surveycat.measure import measure
@@ -49,6 +49,7 @@ def run(
     detector=None,
     min_score=0.5,
     workers=0,
+    scheduler=None,
     overwrite=False,
     resume=False,
     preview=None,
@@ -89,6 +90,9 @@ def run(
     workers : int, optional
         Processes that share the work; 0 works in this one. A script that asks for workers needs the usual
         ``if __name__ == "__main__":``, since each process imports it.
+    scheduler : str, optional
+        Address of a running Dask scheduler, ``tcp://host:port``, whose workers do the work; they must see the
+        same files under the same names.
     overwrite : bool, optional
         Replace outputs that exist, and start afresh where an unfinished run lies.
     resume : bool, optional
@@ -127,18 +131,18 @@ def run(
     _check_outputs(images, out, beside, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
     detector = detector or DetectorSpec(os.fspath(weights))
+    batch = getattr(detector, "batch_size", BATCH)  # as it is now: short of memory it gets less
 
     options = {**position, "region": region, "min_score": min_score}
     tables, inputs, failures = [], [], []
-    with work_folder(out, going_on) as folder, cluster(workers) as client:
+    with work_folder(out, going_on) as folder, cluster(workers, scheduler) as client:
         for number, each in enumerate(images):
             with open_image(each, **position, scratch=folder / "scratch") as whole:
                 image = _part(whole, region)
                 if moc is not None and image.wcs is None:
                     raise OptionError(f"{moc} needs the image's place on the sky: add --wcs, or --ra and --dec")
-                network = loaded(detector)  # with workers too, which must not meet bad weights
-                made_by = _made_by(network)
-                finished = Finished(folder / str(number), _manifest(image, network, made_by, options))
+                made_by = _made_by(network_of(detector, client))
+                finished = Finished(folder / str(number), _manifest(image, batch, made_by, options))
                 _say(image.notes, image.name)
                 found, failed = search(image, detector, client, min_score, progress, finished)
                 _write_beside(beside, catalog.finish(found), image, [tile for tile, _ in failed])
@@ -189,6 +193,7 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     """
     failed = []
     options = {"workers": workers, "min_score": min_score, "failed": failed, "finished": finished}
+    image.build_levels()  # here, once: no disk that fills up may look like tiles that fail
     find = partial(detect, image, detector=detector, **options)
     grid = TileGrid(image.shape)
     found = find(grid.tiles(), progress=_stage(progress, "tiles"))
@@ -310,12 +315,12 @@ def _made_by(network):
     """Say what program and weights the answers come from."""
     return {
         "surveycat_version": __version__,
-        "weights": getattr(network, "weights_id", type(network).__name__),
-        "weights_sha256": getattr(network, "sha256", ""),
+        "weights": network.weights_id,
+        "weights_sha256": network.sha256,
     }
 
 
-def _manifest(image, network, made_by, options):
+def _manifest(image, batch, made_by, options):
     """Say everything on which the answers about an image depend: an interrupted run goes on only with the same."""
     grid = TileGrid(image.shape)
     return {
@@ -323,7 +328,7 @@ def _manifest(image, network, made_by, options):
         "options": options,
         **made_by,
         "versions": {name: metadata.version(name) for name in ("keras", "tensorflow")},
-        "grid": {"size": grid.size, "overlap": grid.overlap, "batch": getattr(network, "batch_size", BATCH)},
+        "grid": {"size": grid.size, "overlap": grid.overlap, "batch": batch},
         "layout": FILE_VERSION,
     }
 

@@ -145,7 +145,7 @@ class Finished:
     """
 
     def __init__(self, folder, manifest):
-        self._folder = Path(folder)
+        self._folder = Path(folder).absolute()  # workers use it too
         manifest = json.loads(json.dumps(manifest, default=str))
         path = self._folder / MANIFEST
         if path.exists():

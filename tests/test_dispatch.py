@@ -207,6 +207,68 @@ def test_lasting_cap_is_told(image):
     assert len(found.capped) > 0
 
 
+class ResourceExhaustedError(RuntimeError):
+    """Named as TensorFlow's."""
+
+
+class XlaRuntimeError(RuntimeError):
+    """Named as JAX's."""
+
+
+class OutOfMemoryError(RuntimeError):
+    """Named as torch's."""
+
+
+SHORT_OF_MEMORY = [
+    MemoryError(),
+    ResourceExhaustedError("OOM when allocating tensor with shape[8,64,256,256]"),
+    OutOfMemoryError("CUDA: tried to allocate 2.00 GiB"),
+    RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    XlaRuntimeError("RESOURCE_EXHAUSTED: Failed to allocate request for 2.0GiB"),
+]
+
+
+class Greedy(BlobDetector):
+    """Fills each batch up to its size, as the network does, and has memory for `room` tiles."""
+
+    batch_size = 8
+
+    def __init__(self, error, room=2):
+        super().__init__()
+        self.error, self.room, self.asked = error, room, []
+
+    def __call__(self, pixels, min_score):
+        self.asked.append(self.batch_size)
+        if self.batch_size > self.room:
+            raise self.error
+        return super().__call__(pixels, min_score)
+
+
+@pytest.mark.parametrize("error", SHORT_OF_MEMORY, ids=lambda error: type(error).__name__)
+def test_short_of_memory_means_smaller_batches(image, error, caplog):
+    """A batch that does not fit into memory is done in halves, later ones too, and that is said once."""
+    detector, tiles = Greedy(error), finest(image)[:-1]
+    found = detect(image, tiles, detector)
+    assert len(tiles) > 8 and same(found, detect(image, tiles, BlobDetector()))
+    assert detector.asked[:2] == [8, 4] and set(detector.asked[2:]) == {2}
+    assert [record.message.split("; ")[-1] for record in caplog.records] == ["going on with 4", "going on with 2"]
+
+
+def test_one_tile_that_does_not_fit_fails(image):
+    """Where not even one tile fits there is nothing to halve: the tile fails, with the reason."""
+    failed = []
+    detect(image, finest(image), Greedy(MemoryError("no more"), room=0), failed=failed)
+    assert [reason for _, reason in failed] == ["MemoryError: no more"] * len(finest(image))
+
+
+def test_other_errors_do_not_halve(image):
+    """Only a lack of memory makes batches smaller."""
+    detector, failed = Greedy(RuntimeError("shapes do not match")), []
+    detect(image, finest(image), detector, failed=failed)
+    assert set(detector.asked) == {8} and len(failed) == len(finest(image))
+
+
 class Slow:
     """An image without a file that notes when it is read."""
 

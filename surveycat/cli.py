@@ -141,6 +141,7 @@ def main():
 @click.option("--regions", help="The outlines as DS9 regions (.reg), on the sky if the image has a position.")
 @click.option("--segmap", help="A segmentation map (.fits): each pixel holds the id of its object.")
 @click.option("--moc", help="The area of the sky that was searched (.fits or .json).")
+@click.option("--coverage", help="A map of what was searched, what failed, is blank or capped (.fits).")
 @_reporting
 def run(images, out, quiet, **options):
     """Find the galaxies in IMAGES (JPEG, PNG, TIFF or FITS) and write one catalogue of them.

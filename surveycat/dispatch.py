@@ -14,6 +14,7 @@ import logging
 import os
 import pickle
 import re
+import signal
 import threading
 import time
 from collections import deque
@@ -25,7 +26,6 @@ import numpy as np
 
 from surveycat.detections import Detections
 from surveycat.errors import OptionError, OutputError, RunFailed, SurveycatError, WeightsError
-from surveycat.quiet import start_backend
 from surveycat.tiles import sub_windows
 
 __all__ = ["BATCH", "Network", "cluster", "detect", "loaded", "network_of"]
@@ -36,7 +36,7 @@ IN_FLIGHT_PER_WORKER = 2  # batches handed to the scheduler
 TIMEOUT = 600.0  # seconds for a batch
 START_TIMEOUT = 120.0  # seconds for workers to come up, or to come back
 CONNECT_TIMEOUT = 30.0  # seconds for a scheduler to answer
-POLL = 5.0  # seconds between looks whether there are workers at all
+POLL = 1.0  # seconds between looks whether there are workers at all
 FATAL = (OutputError, WeightsError)  # not the fault of a tile: the next one would end in the same way
 
 log = logging.getLogger(__name__)
@@ -179,6 +179,18 @@ def _started(workers, timeout):
         yield client
 
 
+@contextlib.contextmanager
+def _dask_is_quiet():
+    """Keep Dask's own account of a lost connection from the terminal: ours is one line."""
+    theirs = logging.getLogger("distributed")
+    level = theirs.level
+    theirs.setLevel(logging.CRITICAL + 1)
+    try:
+        yield
+    finally:
+        theirs.setLevel(level)
+
+
 def _local_options(workers):
     """Say how the processes of a local cluster are to be: one thread for tasks each, the cores shared."""
     cores = str(max(1, len(os.sched_getaffinity(0)) // workers))
@@ -222,9 +234,9 @@ def _connected(scheduler, timeout):
 
     if not re.fullmatch(r"(tcp|tls)://[^\s/:]+:\d+|(tcp|tls)://\[[^\s/]+\]:\d+", scheduler):
         raise OptionError(f"scheduler is {scheduler!r}; give the address that it prints, as tcp://host:port")
-    with contextlib.ExitStack() as stack:
+    with _dask_is_quiet(), contextlib.ExitStack() as stack:
         try:
-            client = stack.enter_context(Client(scheduler, timeout=timeout, set_as_default=False))
+            client = stack.enter_context(Client(scheduler, timeout=timeout))
         except (TimeoutError, OSError) as error:
             raise RunFailed(
                 f"no Dask scheduler answers at {scheduler} within {timeout:g} s; check the address, or start one: "
@@ -232,7 +244,7 @@ def _connected(scheduler, timeout):
             ) from error
         try:
             client.wait_for_workers(1, timeout=timeout)
-        except TimeoutError as error:
+        except (TimeoutError, OSError) as error:
             raise RunFailed(
                 f"the scheduler {scheduler} has no workers after {timeout:g} s; start some: dask worker {scheduler}"
             ) from error
@@ -255,10 +267,7 @@ def loaded(detector):
     callable
         The detector.
     """
-    if not hasattr(detector, "load"):
-        return detector
-    start_backend()
-    return detector.load()
+    return detector.load() if hasattr(detector, "load") else detector
 
 
 @dataclass(frozen=True)
@@ -306,6 +315,8 @@ def network_of(detector, client=None, timeout=TIMEOUT):
     if client is None:
         return _known(detector)
     task = client.submit(_known, detector, pure=False)
+    if not _next_done(client, [task], timeout):
+        raise RunFailed(f"the workers did not load the network in {timeout:g} s; are they hanging?")
     answer = _answer(client, task, timeout)
     if isinstance(answer, SurveycatError):
         raise answer
@@ -521,19 +532,22 @@ def _on_workers(client, ticket, detector, min_score, finished, timeout, batches,
 
 
 def _next_done(client, tasks, timeout):
-    """Wait until some tasks are done and give these, or none after the timeout."""
+    """Wait until some tasks are done and give these, or none after the timeout; workers that start have longer."""
     from distributed import wait
 
     now = time.monotonic()
     end, alone_until = now + timeout, now + START_TIMEOUT
     while now < end:
-        with _same_scheduler(client), contextlib.suppress(TimeoutError):
-            return wait(list(tasks), timeout=min(POLL, end - now), return_when="FIRST_COMPLETED").done
-        now = time.monotonic()
-        if client.nthreads():
+        with _same_scheduler(client):
+            with contextlib.suppress(TimeoutError):
+                return wait(list(tasks), timeout=min(POLL, end - now), return_when="FIRST_COMPLETED").done
+            now, workers = time.monotonic(), client.nthreads()
+        if workers:
             alone_until = now + START_TIMEOUT
-        elif now > alone_until:
+            continue
+        if now > alone_until:
             raise RunFailed(f"no workers are left at {_address(client)}, and none came back in {START_TIMEOUT:g} s")
+        end = now + timeout
     return ()
 
 
@@ -542,7 +556,7 @@ def _answer(client, task, timeout):
     with _same_scheduler(client):
         try:
             return task.exception(timeout) or task.result(timeout)
-        except TimeoutError as error:
+        except TimeoutError as error:  # an OSError, too, but only the task's
             return error
 
 
@@ -551,7 +565,7 @@ def _same_scheduler(client):
     """Say it in a line when the scheduler is gone."""
     try:
         yield
-    except CancelledError as error:
+    except (CancelledError, OSError) as error:  # dask's CommClosedError is one of the latter
         raise RunFailed(f"the connection to the Dask scheduler {_address(client)} is lost; is it running?") from error
 
 
@@ -560,15 +574,27 @@ def _address(client):
 
 
 def _given_up(client, pending, timeout):
-    """Restart workers of which none has answered in time, and count what they were doing as failed."""
+    """End workers of which none has answered in time, and count what they were doing as failed."""
     keys = {task.key for task in pending}
-    busy = [worker for worker, doing in client.processing().items() if keys & set(doing)]
-    client.cancel(list(pending))
-    try:
-        client.restart_workers(busy, timeout=START_TIMEOUT)
-    except ValueError as error:  # they have no nanny that could do it
-        message = f"no answer from any worker for {timeout:g} s; start workers anew, with their nannies"
-        raise RunFailed(message) from error
+    with _same_scheduler(client):
+        busy = [worker for worker, doing in client.processing().items() if keys & set(doing)]
+        client.cancel(list(pending))
+        _end(client, busy)
     for batch in pending.values():
         yield batch, TimeoutError(f"no answer from any worker for {timeout:g} s")
     pending.clear()
+
+
+def _end(client, workers):
+    """End worker processes at once; their nannies start them anew. Those of others may have none, and stay away."""
+    if client.cluster is not None:
+        for nanny in client.cluster.workers.values():
+            if nanny.worker_address in workers:
+                os.kill(nanny.pid, signal.SIGKILL)
+    elif workers:
+        client.run(_exit, workers=workers, wait=False)
+
+
+async def _exit():
+    """End a worker process; Dask waits only for what is no coroutine."""
+    os._exit(1)

@@ -16,6 +16,8 @@ import numpy as np
 
 from surveycat import __version__, catalog, products
 from surveycat.bands import Bands, gather
+from surveycat.coverage import FORMATS as MAPS
+from surveycat.coverage import capped_tiles, write_coverage
 from surveycat.detections import FILE_VERSION
 from surveycat.dispatch import BATCH, cluster, detect, network_of
 from surveycat.errors import OptionError, RunFailed
@@ -30,6 +32,8 @@ from surveycat.tiles import TileGrid
 from surveycat.unfinished import Finished, check_unfinished, work_folder
 
 __all__ = ["run", "search"]
+
+SUFFIXES = {**products.SUFFIXES, "preview": PICTURES, "coverage": MAPS}  # of what is written beside the catalogue
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +60,7 @@ def run(
     regions=None,
     segmap=None,
     moc=None,
+    coverage=None,
     progress=None,
 ):
     """Find the galaxies in images, classify and measure them.
@@ -106,6 +111,8 @@ def run(
         Where to write a segmentation map (.fits), whose labels are the ids, for a single image.
     moc : path, optional
         Where to write the area of the sky that was searched as a MOC (.fits or .json), for a single image.
+    coverage : path, optional
+        Where to write a map of what was searched (.fits), for a single image; see `surveycat.coverage`.
     progress : callable, optional
         Called with the name of a stage, the number of tiles done and their total.
 
@@ -126,7 +133,7 @@ def run(
     position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
     _check_options(images, position, min_score)
     going_on = check_unfinished(out, resume, overwrite)
-    beside = {"preview": preview, "regions": regions, "segmap": segmap, "moc": moc}
+    beside = {"preview": preview, "regions": regions, "segmap": segmap, "moc": moc, "coverage": coverage}
     beside = {kind: path for kind, path in beside.items() if path is not None}
     _check_outputs(images, out, beside, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
@@ -144,8 +151,12 @@ def run(
                 made_by = _made_by(network_of(detector, client))
                 finished = Finished(folder / str(number), _manifest(image, batch, made_by, options))
                 _say(image.notes, image.name)
-                found, failed = search(image, detector, client, min_score, progress, finished)
-                _write_beside(beside, catalog.finish(found), image, [tile for tile, _ in failed])
+                capped = []
+                found, failed = search(image, detector, client, min_score, progress, finished, capped)
+                lost = [tile for tile, _ in failed]
+                _write_beside(beside, catalog.finish(found), image, lost)
+                if coverage is not None:
+                    write_coverage(coverage, image, lost, capped, folder / "scratch")
                 tables.append(_in_whole(found, image.offset))
                 inputs.append(_about(image))
                 failures += [_failure(image, tile, reason) for tile, reason in failed]
@@ -165,7 +176,7 @@ def run(
     return table
 
 
-def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None):
+def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None, capped=None):
     """Walk the line for one image: tiles, network, stitch, second looks, measure.
 
     Parameters
@@ -178,6 +189,8 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
         Called with the name of a stage, the number of tiles done and their total.
     finished : `~surveycat.unfinished.Finished`, optional
         What need not be done again.
+    capped : list, optional
+        Gets the tiles, or windows of them, in which the network may have missed something for a limit of its own.
 
     Returns
     -------
@@ -194,14 +207,20 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     failed = []
     options = {"workers": workers, "min_score": min_score, "failed": failed, "finished": finished}
     image.build_levels()  # here, once: no disk that fills up may look like tiles that fail
-    find = partial(detect, image, detector=detector, **options)
     grid = TileGrid(image.shape)
-    found = find(grid.tiles(), progress=_stage(progress, "tiles"))
+
+    def find(tiles, stage):
+        found = detect(image, tiles, detector, progress=_stage(progress, stage), **options)
+        if capped is not None:
+            capped.extend(capped_tiles(found.capped, tiles))
+        return found
+
+    found = find(list(grid.tiles()), "tiles")
     if len(failed) == len(grid):
         raise RunFailed(f"{image.name}: none of its tiles could be searched; the first: {failed[0][1]}")
     objects = stitch(found, grid)
     while looks := second_looks(objects, grid):
-        looks = find(looks, progress=_stage(progress, "second looks"))
+        looks = find(looks, "second looks")
         objects = confirm(objects, looks, grid)
     table = measure(objects, image)
     table = table[np.asarray(table["score"]) >= min_score]  # point sources have lost theirs
@@ -235,8 +254,7 @@ def _check_outputs(images, out, beside, overwrite):
         if len(images) > 1:
             raise OptionError(f"one {kind} {path} for {len(images)} images; run them one by one")
         products.check_needs(kind)
-        known = PICTURES if kind == "preview" else products.SUFFIXES[kind]
-        outputs.append(catalog.check_output(path, overwrite, known=known))
+        outputs.append(catalog.check_output(path, overwrite, known=SUFFIXES[kind]))
     if len({output.absolute() for output in outputs}) < len(outputs):
         raise OptionError(f"two outputs have one name ({', '.join(map(str, outputs))}); give each its own")
     inputs = [Path(path) for image in images for path in _paths(image)]

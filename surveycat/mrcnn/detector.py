@@ -9,6 +9,7 @@ import numpy as np
 
 from surveycat.detections import Detections
 from surveycat.errors import WeightsError
+from surveycat.quiet import start_backend
 
 CHUNK = 8  # detections that one compiled call gives a class or a mask
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
@@ -62,6 +63,7 @@ def load_detector(weights="compact", batch_size=8):
         If the weights are missing, damaged, do not fit, or do not reproduce the golden tile.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    start_backend()
     from surveycat.mrcnn.weights import check_sums, load_network, preset_folder
 
     folder = preset_folder(weights)

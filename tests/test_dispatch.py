@@ -181,8 +181,8 @@ def test_hanging_worker_is_given_up(bad_image):
     """A process that never answers is ended after the timeout, and the run goes on."""
     failed = []
     with cluster(1) as client:
-        found = detect(bad_image, finest(bad_image), Hanging(), client, timeout=3, failed=failed)
-    assert len(failed) == 1 and "no answer from any worker for 3 s" in failed[0][1]
+        found = detect(bad_image, finest(bad_image), Hanging(), client, timeout=6, failed=failed)
+    assert len(failed) == 1 and "no answer from any worker for 6 s" in failed[0][1]
     good = [tile for tile in finest(bad_image) if tile != failed[0][0]]
     assert same(found, detect(bad_image, good, BlobDetector()))
 

@@ -100,7 +100,8 @@ def projects_imported_in(folder):
     """Projects from which the files of a folder import, itself and the standard library left out."""
     found = {name for source in (ROOT / folder).rglob("*.py") for name in imported_by(source)}
     ours = {"surveycat", "training", *(source.stem for source in (ROOT / "tests").rglob("*.py"))}
-    others = {"jax", "torch"}  # backends that are the user's own choice
+    # Backends, and kinds of clusters, that are the user's own choice.
+    others = {"jax", "torch", "dask_cuda", "dask_jobqueue"}
     known_as = {"PIL": "pillow", "distributed": "dask", "astropy_healpix": "astropy-healpix"}
     return {known_as.get(name, name) for name in found - STDLIB - ours - others}
 

@@ -30,9 +30,12 @@ class Scratch:
     ----------
     large : int
         Arrays of at least this many bytes go to the folder.
+    large_shared : int
+        The same where a folder was given: what other processes would have to make and hold once more.
     """
 
     large = 3 * 64 * 2**20  # a picture of 64 million pixels
+    large_shared = 2**24
 
     def __init__(self, folder=None):
         self.given = None if folder is None else str(Path(folder).absolute())
@@ -67,7 +70,8 @@ class Scratch:
             The folder cannot be written, for instance because the disk is full.
         """
         dtype = np.dtype(dtype)
-        if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize < self.large:
+        large = self.large if self.given is None else min(self.large, self.large_shared)
+        if int(np.prod(shape, dtype=np.int64)) * dtype.itemsize < large:
             return _in_memory(shape, dtype, strips())
         path = self.file(f"{name}.npy", lambda file: _write_npy(file, shape, dtype, strips()))
         return np.load(path, mmap_mode="r", allow_pickle=False)

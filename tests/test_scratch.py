@@ -39,6 +39,14 @@ def test_another_process_finds_what_was_made(tmp_path, all_large):
     np.testing.assert_array_equal(found, np.arange(12).reshape(3, 4))
 
 
+def test_what_processes_share_is_made_once(tmp_path):
+    """Middling arrays, too, go to a folder that was given: each of several processes would hold its own."""
+    shape = (2**20, 2)
+    shared = Scratch(tmp_path).array("a", shape, np.int64, lambda: [np.ones(shape, np.int64)])
+    own = Scratch().array("a", shape, np.int64, lambda: [np.ones(shape, np.int64)])
+    assert isinstance(shared, np.memmap) and not isinstance(own, np.memmap)
+
+
 def test_a_half_made_array_is_not_found(tmp_path, all_large):
     """An error on the way leaves nothing under the final name, and no other file."""
 

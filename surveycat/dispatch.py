@@ -565,7 +565,9 @@ def _same_scheduler(client):
     """Say it in a line when the scheduler is gone."""
     try:
         yield
-    except (CancelledError, OSError) as error:  # dask's CommClosedError is one of the latter
+    except (CancelledError, OSError, ValueError) as error:  # dask's CommClosedError is an OSError
+        if isinstance(error, ValueError) and client.status == "running":  # not that the client has given up
+            raise
         raise RunFailed(f"the connection to the Dask scheduler {_address(client)} is lost; is it running?") from error
 
 

@@ -132,6 +132,7 @@ def main():
 @click.option("--wcs", help="A FITS or text header file with the image's WCS.")
 @click.option("--region", help="Only this part: x0,y0,x1,y1 in pixels, or ra0d,dec0d,ra1d,dec1d on the sky.")
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
+@click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers do the work.")
@@ -397,6 +398,70 @@ def _summary(table, out, seconds):
     spirals = int((table["class"] == "spiral").sum())
     ellipticals = len(table) - spirals
     return f"{len(table)} galaxies ({spirals} spiral, {ellipticals} elliptical) in {out}, {seconds:.1f} s"
+
+
+@main.group()
+def weights():
+    """List, check and convert weights.
+
+    \b
+    Example:
+      surveycat weights check
+    """
+
+
+@weights.command("list")
+@_reporting
+def list_weights(quiet):
+    """Say what --weights and --preset can name.
+
+    \b
+    Example:
+      surveycat weights list
+    """
+    from surveycat.mrcnn.convert import list_presets
+
+    for name, about in list_presets():
+        click.echo(f"{name}: {about}")
+
+
+@weights.command()
+@click.argument("names", nargs=-1)
+@_reporting
+def check(names, quiet):
+    """Prove checksums, arrays and golden tile of NAMES (presets or folders), or of all that are installed.
+
+    \b
+    Example:
+      surveycat weights check compact
+    """
+    from surveycat.mrcnn.convert import check_preset, installed_presets
+
+    for name in names or installed_presets():
+        line = check_preset(name)
+        if not quiet:
+            click.echo(line)
+
+
+@weights.command()
+@click.argument("file")
+@click.option("--preset", help="Which network the file is for; see `surveycat weights list`.")
+@click.option("--out", required=True, help="The folder to make.")
+@click.option("--partial", is_flag=True, help="Without the heads, if the file has other classes: to train on.")
+@click.option("--image", help="A picture with galaxies in its middle, for the golden tile.")
+@_reporting
+def convert(file, out, quiet, **options):
+    """Make a preset folder, golden tile included, of FILE, an .h5 file of the mrcnn package.
+
+    \b
+    Example:
+      surveycat weights convert mask_rcnn.h5 --preset mask-galaxy-2class --out mine
+    """
+    from surveycat.mrcnn.convert import convert as make_preset
+
+    folder = make_preset(file, out, **options)
+    if not quiet:
+        click.echo(f"{folder}: made and proven; use it with --weights {folder}")
 
 
 @contextlib.contextmanager

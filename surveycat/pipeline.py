@@ -50,6 +50,7 @@ def run(
     wcs=None,
     region=None,
     weights="compact",
+    preset=None,
     detector=None,
     min_score=0.5,
     workers=0,
@@ -87,7 +88,9 @@ def run(
     region : str or sequence of float, optional
         Part of the image to search: x0, y0, x1, y1 in pixels, or ``"RA0d,DEC0d,RA1d,DEC1d"``.
     weights : str or path, optional
-        Preset, or folder of weights.
+        Preset, folder of weights, or ``.h5`` file of the ``mrcnn`` package.
+    preset : str, optional
+        Which network an ``.h5`` file is for.
     detector : callable, optional
         A detector of your own instead of `weights`, as `surveycat.dispatch.detect` takes it.
     min_score : float, optional
@@ -137,8 +140,12 @@ def run(
     beside = {kind: path for kind, path in beside.items() if path is not None}
     _check_outputs(images, out, beside, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
+<<<<<<< HEAD
     detector = detector or DetectorSpec(os.fspath(weights))
     batch = getattr(detector, "batch_size", BATCH)  # as it is now: short of memory it gets less
+=======
+    detector = detector or DetectorSpec(os.fspath(weights), preset=preset)
+>>>>>>> 9ff6afd (Convert, list and check weights at the command line, and run an mrcnn file under a preset's name)
 
     options = {**position, "region": region, "min_score": min_score}
     tables, inputs, failures = [], [], []

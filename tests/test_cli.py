@@ -33,7 +33,7 @@ def picture(folder, name="field.png", bad=False):
 def folder(tmp_path, monkeypatch):
     """An empty folder with a picture in it, in which the command runs; the network is replaced by blobs."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights: BlobDetector())
+    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights, preset: BlobDetector())
     picture(tmp_path)
     return tmp_path
 
@@ -103,7 +103,7 @@ def test_region(folder):
 def test_failed_tiles_give_code_3(folder, monkeypatch):
     """Done, but not all: a script must be able to tell."""
     picture(folder, bad=True)
-    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights: Choking())
+    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights, preset: Choking())
     result = surveycat("run", "field.png", "--out", "cat.parquet")
     assert result.exit_code == 3 and "tiles could not be searched" in result.stderr
     assert Table.read("cat.parquet").meta["tiles_failed"]
@@ -115,7 +115,7 @@ def test_interruption_gives_code_130(folder, monkeypatch):
     def interrupted(pixels, min_score):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights: interrupted)
+    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights, preset: interrupted)
     result = surveycat("run", "field.png", "--out", "cat.parquet")
     assert result.exit_code == 130 and result.stderr.count("\n") <= 2
     assert "interrupted" in result.stderr and not (folder / "cat.parquet").exists()

@@ -1,11 +1,43 @@
 """Pixels to feature pyramid: a residual network (He et al. 2016), small or large, and an FPN (Lin et al. 2017)."""
 
-from keras import Input, Model, layers
+from keras import Input, Model, layers, ops
 
 RESNET_BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 
 
-def conv_norm(x, channels, size, stride, name, activation="relu", norm=None, bias=False, padding="same"):
+class WholeConv2D(layers.Conv2D):
+    """A convolution whose kernel is as large as its input, computed as the matrix product that it is: faster."""
+
+    def call(self, inputs):
+        """Multiply flattened inputs with the flattened kernel.
+
+        Parameters
+        ----------
+        inputs : tensor, shape (R, H, W, C)
+            Inputs, of the kernel's size.
+
+        Returns
+        -------
+        tensor, shape (R, 1, 1, filters)
+            Outputs.
+        """
+        kernel = ops.reshape(self.kernel, (-1, self.filters))
+        outputs = ops.matmul(ops.reshape(inputs, (-1, kernel.shape[0])), kernel) + self.bias
+        return ops.reshape(outputs, (-1, 1, 1, self.filters))
+
+
+def conv_norm(
+    x,
+    channels,
+    size,
+    stride,
+    name,
+    activation="relu",
+    norm=None,
+    bias=False,
+    padding="same",
+    convolution=layers.Conv2D,
+):
     """Convolution, batch normalisation, activation.
 
     Parameters
@@ -24,13 +56,15 @@ def conv_norm(x, channels, size, stride, name, activation="relu", norm=None, bia
         Whether the convolution has a bias, which the normalisation after it makes superfluous.
     padding : str
         ``same`` or ``valid``.
+    convolution : class
+        Kind of convolution.
 
     Returns
     -------
     tensor, shape (B, H / stride, W / stride, channels)
         Output.
     """
-    x = layers.Conv2D(channels, size, strides=stride, padding=padding, use_bias=bias, name=name)(x)
+    x = convolution(channels, size, strides=stride, padding=padding, use_bias=bias, name=name)(x)
     x = layers.BatchNormalization(momentum=0.98, epsilon=1e-3, name=norm or f"{name}_bn")(x)
     return layers.Activation(activation, name=f"{name}_{activation}")(x) if activation else x
 

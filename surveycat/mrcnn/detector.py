@@ -2,17 +2,25 @@
 
 import dataclasses
 import functools
+import logging
 import os
+import pathlib
 from typing import NamedTuple
 
 import numpy as np
 
 from surveycat.detections import Detections
+<<<<<<< HEAD
 from surveycat.errors import WeightsError
 from surveycat.quiet import start_backend
+=======
+from surveycat.errors import OptionError, WeightsError
+>>>>>>> 9ff6afd (Convert, list and check weights at the command line, and run an mrcnn file under a preset's name)
 
 CHUNK = 8  # detections that one compiled call gives a class or a mask
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
+
+log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,13 +30,16 @@ class DetectorSpec:
     Parameters
     ----------
     weights : str
-        Preset name or folder.
+        Preset name, folder, or ``.h5`` file of the ``mrcnn`` package.
     batch_size : int
         Tiles a compiled call.
+    preset : str, optional
+        Which network an ``.h5`` file is for.
     """
 
     weights: str = "compact"
     batch_size: int = 8
+    preset: str | None = None
 
     def load(self):
         """Load the detector, once per process.
@@ -38,35 +49,94 @@ class DetectorSpec:
         Detector
             The detector.
         """
-        return load_detector(self.weights, self.batch_size)
+        return load_detector(self.weights, self.batch_size, self.preset)
 
 
 @functools.lru_cache(maxsize=2)
-def load_detector(weights="compact", batch_size=8):
-    """Load a network and prove on its golden tile that it is the one that was trained.
+def load_detector(weights="compact", batch_size=8, preset=None):
+    """Load a network and prove that it is the one that was trained.
+
+    A preset must reproduce its golden tile. An ``.h5`` file of the ``mrcnn`` package has none: each of its arrays
+    must fit its place, and none may be left over.
 
     Parameters
     ----------
     weights : str
-        Preset name or folder.
+        Preset name, folder, or ``.h5`` file.
+    batch_size : int
+        Tiles a compiled call.
+    preset : str, optional
+        Which network an ``.h5`` file is for.
+
+    Returns
+    -------
+    Detector
+        The detector. Of a network that knows a single class the class means nothing: its rows have ``p_spiral`` 0.5.
+
+    Raises
+    ------
+    WeightsError
+        If the weights are missing, damaged, do not fit, are untrained, or do not reproduce the golden tile.
+    OptionError
+        If a preset is needed and missing, or given and not needed.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    from surveycat.mrcnn.weights import preset_folder
+
+    if pathlib.Path(weights).suffix == ".h5":
+        detector = _from_file(pathlib.Path(weights), batch_size, preset)
+    elif preset is not None:
+        raise OptionError(f"--preset {preset} goes with an .h5 file, not with weights {weights}: leave it out")
+    else:
+        detector = prove(preset_folder(weights), batch_size)
+    config = detector.network.config
+    if untrained := getattr(config, "untrained", ()):
+        raise WeightsError(f"{weights}: {', '.join(untrained)} are still random: train them before use")
+    if len(getattr(config, "classes", ())) == 1:
+        log.warning("%s knows a single class: the column class means nothing, p_spiral is 0.5", detector.weights_id)
+    return detector
+
+
+def _from_file(path, batch_size, preset):
+    """Detector from a file of the ``mrcnn`` package."""
+    from surveycat.mrcnn.convert import preset_config
+    from surveycat.mrcnn.mrcnn_file import load_mrcnn
+    from surveycat.mrcnn.weights import make_network, sha256_of
+
+    network = make_network(preset_config(preset))
+    load_mrcnn(network, path)
+    network.fold()
+    return Detector(network, batch_size, weights_id=f"{path.name} as {preset}", sha256=sha256_of(path))
+
+
+def prove(folder, batch_size=8):
+    """Load a preset folder, with its checksums and its golden tile.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        Preset folder.
     batch_size : int
         Tiles a compiled call.
 
     Returns
     -------
     Detector
-        The detector.
+        The detector; some of its layers may be untrained.
 
     Raises
     ------
     WeightsError
-        If the weights are missing, damaged, do not fit, or do not reproduce the golden tile.
+        If a file is missing, damaged or does not fit, or the golden tile is not reproduced.
     """
+<<<<<<< HEAD
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     start_backend()
     from surveycat.mrcnn.weights import check_sums, load_network, preset_folder
+=======
+    from surveycat.mrcnn.weights import check_sums, load_network
+>>>>>>> 9ff6afd (Convert, list and check weights at the command line, and run an mrcnn file under a preset's name)
 
-    folder = preset_folder(weights)
     sha256 = check_sums(folder)
     detector = Detector(load_network(folder), batch_size, weights_id=folder.name, sha256=sha256)
     check_golden(detector, folder / "golden.npz")

@@ -2,7 +2,7 @@
 
 from keras import Input, Model, initializers, layers
 
-from surveycat.mrcnn.backbone import conv_norm
+from surveycat.mrcnn.backbone import WholeConv2D, conv_norm
 
 
 def build_box_head(config):
@@ -42,8 +42,8 @@ def build_class_box_head(config):
     region = Input((config.box_pool, config.box_pool, config.pyramid_channels), name="region")
     x = region
     for number, size in enumerate((config.box_pool, 1), start=1):
-        norm = f"mrcnn_class_bn{number}"
-        x = conv_norm(x, config.box_units, size, 1, f"mrcnn_class_conv{number}", norm=norm, bias=True, padding="valid")
+        names = {"name": f"mrcnn_class_conv{number}", "norm": f"mrcnn_class_bn{number}"}
+        x = conv_norm(x, config.box_units, size, 1, bias=True, padding="valid", convolution=WholeConv2D, **names)
     x = layers.Flatten(name="pool_squeeze")(x)
     count = len(config.classes) + 1
     deltas = layers.Dense(4 * count, name="mrcnn_bbox_fc")(x)

@@ -35,6 +35,10 @@ class Regions:
         self.parts = {"backbone": build_backbone(config), "rpn": build_rpn_head(config)}
         self.anchors = make_anchors(config)
 
+    def fold(self):
+        """Fold every batch normalisation into the convolution before it: for inference only."""
+        self.parts = {name: fold_batch_norm(part) for name, part in self.parts.items()}
+
     def normalise(self, images):
         """8-bit RGB to the network's input.
 
@@ -242,7 +246,21 @@ class MaskRCNN(Regions):
         logits, deltas = self.box_outputs(levels, proposals)
         return logits, roi.decode_boxes(deltas, proposals)
 
-    def box_outputs(self, levels, boxes, training=False):  # a single class needs no axis
+    def box_outputs(self, levels, boxes, training=False):
+        """Galaxy logit and box deltas of every proposal: a single class needs no axis.
+
+        Parameters
+        ----------
+        levels, boxes, training
+            As of `Regions.box_outputs`.
+
+        Returns
+        -------
+        logits : tensor, shape (B, N)
+            Galaxy or not.
+        deltas : tensor, shape (B, N, 4)
+            Box deltas, relative to `boxes`.
+        """
         logits, deltas = super().box_outputs(levels, boxes, training)
         return logits[..., 0], deltas
 

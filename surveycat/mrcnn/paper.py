@@ -111,12 +111,12 @@ class PaperMaskRCNN(Regions):
         """
         return None if self.config.class_agnostic else _likeliest(evidence[0])
 
-    def class_outputs(self, _pixels, _boxes, _image_index, class_logits):
+    def class_outputs(self, pixels, boxes, image_index, class_logits):
         """Class of chosen boxes: the box head knew it already.
 
         Parameters
         ----------
-        _pixels, _boxes, _image_index : tensor
+        pixels, boxes, image_index : tensor
             Not used.
         class_logits : tensor, shape (R, K)
             From `first_look`.

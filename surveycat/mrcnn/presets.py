@@ -1,14 +1,16 @@
 """Networks in the layout of the ``mrcnn`` package, among them the two of Farias et al. (2020), by name.
 
-`PRESETS` has the configurations of the paper's Table 1; weights for them come as ``.h5`` files of that package.
-What was published disagrees with itself: the strides are 8 to 128 in one file and 4 to 64 in the notebook, the
-least confidence 0 or 0.4, and the RPN's overlap 0.9 in a file but 0.7 and 0.8 in the table. The table is followed,
-but for the strides: they are not free, since the levels of the pyramid have strides 4 to 64 whatever a
-configuration says, and with 8 to 128 there would be fewer anchors than the RPN has outputs. The published ones are
-kept in `TrainingSettings`. The least confidence is the user's ``--min-score``.
+`PRESETS` has the configurations of the paper's Table 1, and the same with a ResNet-50; weights for them come as
+``.h5`` files of that package. What was published disagrees with itself: the strides are 8 to 128 in one file and 4
+to 64 in the notebook, the least confidence 0 or 0.4, and the RPN's overlap 0.9 in a file but 0.7 and 0.8 in the
+table. The table is followed, but for the strides: they are not free, since the levels of the pyramid have strides
+4 to 64 whatever a configuration says, and with 8 to 128 there would be fewer anchors than the RPN has outputs. The
+published ones are kept in `TrainingSettings`. The least confidence is the user's ``--min-score``.
 """
 
 import dataclasses
+import pathlib
+from importlib import resources
 from typing import ClassVar
 
 import numpy as np
@@ -151,47 +153,73 @@ class MrcnnConfig(Stored):
         """
         return 224.0 / self.tile_size / 4 / 2**0.5
 
-    def to_frame(self, boxes):  # documented in Stored
+    def to_frame(self, boxes):
+        """Half-open pixel boxes as normalised boxes.
+
+        Parameters
+        ----------
+        boxes : ndarray, shape (..., 4)
+            ``[y0, x0, y1, x1)`` px.
+
+        Returns
+        -------
+        ndarray, shape (..., 4)
+            From 0, the centre of the tile's first pixel, to 1, that of its last.
+        """
         return (boxes - LAST_PIXEL) / np.float32(self.tile_size - 1)
 
     def to_pixels(self, boxes):
+        """Inverse of `to_frame`.
+
+        Parameters
+        ----------
+        boxes : ndarray, shape (..., 4)
+            Normalised boxes.
+
+        Returns
+        -------
+        ndarray, shape (..., 4)
+            ``[y0, x0, y1, x1)`` px.
+        """
         return boxes * np.float32(self.tile_size - 1) + LAST_PIXEL
 
 
-_PAPER = {"backbone": "resnet101", "mean_pixel": (10.71, 15.81, 19.04), "max_detections": 400}
+_PAPER = MrcnnConfig(mean_pixel=(10.71, 15.81, 19.04), max_detections=400)
 
-PRESETS = {
-    config.name: config
-    for config in (
-        MrcnnConfig(
-            name="mask-galaxy-1class",
-            classes=("galaxy",),
-            rpn_nms_iou=0.7,
-            training=TrainingSettings(
-                published_strides=(8, 16, 32, 64, 128),
-                resize_mode="square",
-                rois_per_image=250,
-                mini_masks=False,
-                steps_per_epoch=100,
-                max_ground_truth=300,
-            ),
-            **_PAPER,
+_TABLE_1 = (
+    dataclasses.replace(
+        _PAPER,
+        name="mask-galaxy-1class",
+        classes=("galaxy",),
+        rpn_nms_iou=0.7,
+        training=TrainingSettings(
+            published_strides=(8, 16, 32, 64, 128),
+            resize_mode="square",
+            rois_per_image=250,
+            mini_masks=False,
+            steps_per_epoch=100,
+            max_ground_truth=300,
         ),
-        MrcnnConfig(
-            name="mask-galaxy-2class",
-            classes=("spiral", "elliptical"),
-            rpn_nms_iou=0.8,
-            training=TrainingSettings(
-                resize_mode="crop",
-                rois_per_image=128,
-                mini_masks=True,
-                steps_per_epoch=1000,
-                max_ground_truth=200,
-            ),
-            **_PAPER,
+    ),
+    dataclasses.replace(
+        _PAPER,
+        name="mask-galaxy-2class",
+        classes=("spiral", "elliptical"),
+        rpn_nms_iou=0.8,
+        training=TrainingSettings(
+            resize_mode="crop",
+            rois_per_image=128,
+            mini_masks=True,
+            steps_per_epoch=1000,
+            max_ground_truth=200,
         ),
-    )
-}
+    ),
+)
+
+# the same with the smaller trunk, for files that were trained so
+_SMALLER = tuple(dataclasses.replace(one, name=f"{one.name}-resnet50", backbone="resnet50") for one in _TABLE_1)
+
+PRESETS = {config.name: config for config in (*_TABLE_1, *_SMALLER)}
 
 
 def read_config(text):
@@ -213,3 +241,15 @@ def read_config(text):
         If the text is no such record.
     """
     return (MrcnnConfig if "backbone" in parse_record(text) else NetworkConfig).from_json(text)
+
+
+def installed_presets():
+    """Presets whose weights came with the package.
+
+    Returns
+    -------
+    dict of str to pathlib.Path
+        Name and folder.
+    """
+    shipped = pathlib.Path(str(resources.files("surveycat.weights")))
+    return {path.parent.name: path.parent for path in sorted(shipped.glob("*/config.json"))}

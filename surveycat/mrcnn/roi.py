@@ -3,6 +3,7 @@
 from keras import ops
 
 NMS_BLOCK = 512  # boxes that are compared with each other at once
+REGIONS_AT_ONCE = 125  # of thousands that are read from a map: more would not fit into the processor's cache
 BOX_STD = (0.1, 0.1, 0.2, 0.2)  # scale of box deltas: the values of Ren et al. 2015's implementation
 
 
@@ -349,7 +350,7 @@ def roi_align(maps, strides, boxes, image_index, level, samples):
     tensor, shape (R, samples, samples, C)
         The samples.
     """
-    return _sample(maps, boxes, image_index, level, _bin_centres(strides, level, samples), margin=0.5)
+    return _sample(maps, boxes, image_index, level, samples, _bin_centres(strides, level, samples), margin=0.5)
 
 
 def crop_and_resize(maps, boxes, image_index, level, samples):
@@ -379,10 +380,10 @@ def crop_and_resize(maps, boxes, image_index, level, samples):
     def with_corners(low, high, last):
         return low * last + steps * ((high - low) * last / (samples - 1))
 
-    return _sample(maps, boxes, image_index, level, with_corners, margin=0.0)
+    return _sample(maps, boxes, image_index, level, samples, with_corners, margin=0.0)
 
 
-def _sample(maps, boxes, image_index, level, positions, margin):
+def _sample(maps, boxes, image_index, level, samples, positions, margin):
     """Bilinear samples of one map for each box, on the grid that `positions` lays.
 
     `positions` takes low and high end of the boxes along one axis and the index of the maps' last cells, each of
@@ -407,12 +408,27 @@ def _sample(maps, boxes, image_index, level, positions, margin):
     def weight(wy, wx):
         return ops.expand_dims(ops.expand_dims(wy * y_inside, 2) * ops.expand_dims(wx * x_inside, 1), -1)
 
-    return (
-        ops.take(flat, first, axis=0) * weight(1 - y_part, 1 - x_part)
-        + ops.take(flat, first + right, axis=0) * weight(1 - y_part, x_part)
-        + ops.take(flat, first + down, axis=0) * weight(y_part, 1 - x_part)
-        + ops.take(flat, first + down + right, axis=0) * weight(y_part, x_part)
+    corners = (
+        (first, weight(1 - y_part, 1 - x_part)),
+        (first + right, weight(1 - y_part, x_part)),
+        (first + down, weight(y_part, 1 - x_part)),
+        (first + down + right, weight(y_part, x_part)),
     )
+    count = boxes.shape[0]
+    if count is None or count % REGIONS_AT_ONCE or count == REGIONS_AT_ONCE:
+        return _weighted_rows(flat, corners)
+    pieces = [tuple(ops.reshape(one, (-1, REGIONS_AT_ONCE, *one.shape[1:])) for one in corner) for corner in corners]
+    sampled = ops.map(lambda piece: _weighted_rows(flat, piece), tuple(pieces))
+    return ops.reshape(sampled, (count, samples, samples, channels))
+
+
+def _weighted_rows(rows, corners):
+    """Sum of rows of a matrix with weights, for pairs of an index and a weight of one shape."""
+    (index, weight), *others = corners
+    total = ops.take(rows, index, axis=0) * weight
+    for index, weight in others:
+        total = total + ops.take(rows, index, axis=0) * weight
+    return total
 
 
 def crop_images(images, strides, boxes, image_index, level, samples):

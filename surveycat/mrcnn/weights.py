@@ -11,11 +11,12 @@ import pathlib
 
 import h5py
 import numpy as np
+from keras import ops
 
 from surveycat.errors import WeightsError
-from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
+from surveycat.mrcnn.model import MaskRCNN
 from surveycat.mrcnn.paper import PaperMaskRCNN
-from surveycat.mrcnn.presets import MrcnnConfig, read_config
+from surveycat.mrcnn.presets import PRESETS, MrcnnConfig, installed_presets, read_config
 
 CHECKED = ("config.json", "golden.npz", "model.weights.h5")
 
@@ -73,10 +74,11 @@ def save_arrays(network, path, dtype="float16"):
     """
     path = pathlib.Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
+    compression = "gzip" if dtype == "float16" else None  # full precision is noise, which takes long and gains little
     with h5py.File(beside, "w") as file:
         for name, variable in variables_by_name(network).items():
             kind = "float32" if "_bn/" in name else dtype
-            file.create_dataset(name, data=np.asarray(variable.value).astype(kind), compression="gzip")
+            file.create_dataset(name, data=ops.convert_to_numpy(variable.value).astype(kind), compression=compression)
     os.replace(beside, path)
 
 
@@ -186,17 +188,16 @@ def preset_folder(name):
     WeightsError
         If there is no such preset.
     """
-    from importlib import resources
-
     if pathlib.Path(name).is_dir():
         return pathlib.Path(name)
-    shipped = pathlib.Path(str(resources.files("surveycat.weights")))
-    if (shipped / str(name) / "config.json").is_file():
-        return shipped / str(name)
-    known = sorted(path.parent.name for path in shipped.glob("*/config.json"))
-    raise WeightsError(
-        f"no weights called {str(name)!r}: give a folder, or one of {', '.join(known) or '(none installed)'}"
-    )
+    installed = installed_presets()
+    if str(name) in PRESETS:
+        raise WeightsError(f"{name} comes without weights: bring an mrcnn file, --weights FILE.h5 --preset {name}")
+    if str(name) not in installed:
+        raise WeightsError(
+            f"no weights called {str(name)!r}: give a folder, an .h5 file or one of {', '.join(installed)}"
+        )
+    return installed[str(name)]
 
 
 def check_sums(folder):
@@ -268,5 +269,5 @@ def load_network(folder, fold=True):
     network = make_network(read_config((folder / "config.json").read_text()))
     load_arrays(network, folder / "model.weights.h5")
     if fold:
-        network.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
+        network.fold()
     return network

@@ -58,3 +58,26 @@ def tiles(small_config):
             cy, cx, width = rng.uniform(10, 118), rng.uniform(10, 118), rng.uniform(2, 12)
             image += 150 * np.exp(-((y - cy) ** 2 + (x - cx) ** 2) / (2 * width**2))[..., None]
     return np.clip(images, 0, 255).astype(np.uint8)
+
+
+@pytest.fixture(scope="session")
+def paper_config():
+    """The paper's architecture, thin and shallow: every rule and every kind of layer, few of them."""
+    from mrcnn_files import know_shallow
+
+    from surveycat.mrcnn.presets import MrcnnConfig
+
+    know_shallow()
+    return MrcnnConfig(
+        name="thin",
+        backbone="shallow",
+        mean_pixel=(10.71, 15.81, 19.04),
+        stem_channels=4,
+        pyramid_channels=8,
+        rpn_channels=8,
+        proposals_before_nms=600,
+        proposals_after_nms=100,
+        max_detections=20,
+        box_units=16,
+        mask_channels=8,
+    )

@@ -25,7 +25,6 @@ pytestmark = pytest.mark.skipif(
 @pytest.fixture(scope="module", params=FOLDERS, ids=lambda folder: folder.name)
 def reference(request, tmp_path_factory):
     """The folder, and a network as it runs (normalisation folded) with the reference's weights."""
-    from surveycat.mrcnn.model import fold_batch_norm
     from surveycat.mrcnn.mrcnn_file import load_mrcnn
     from surveycat.mrcnn.presets import PRESETS
     from surveycat.mrcnn.weights import make_network
@@ -46,7 +45,7 @@ def reference(request, tmp_path_factory):
     network = make_network(config)
     assert load_mrcnn(network, path) == ()
     path.unlink()
-    network.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
+    network.fold()
     return folder, network
 
 

@@ -43,6 +43,39 @@ def test_suppression_is_the_greedy_one(seed, limit, extent):
         assert list(np.nonzero(keep[b])[0]) == greedy(boxes[b], alive[b], limit)
 
 
+@settings(max_examples=8, deadline=None)
+@given(st.integers(0, 10**6), st.floats(0.2, 0.8), st.sampled_from([60.0, 300.0]))
+def test_suppression_block_by_block_is_the_greedy_one(seed, limit, extent):
+    """Of many boxes the first that are wanted, however they spread over blocks; classes leave each other alone."""
+    rng = np.random.default_rng(seed)
+    count, wanted = roi.NMS_BLOCK + 90, 40
+    boxes, logits = random_boxes(rng, 2, count, extent=extent), -np.sort(-rng.normal(size=(2, count)), axis=1)
+    logits[:, rng.integers(0, count, 50)] = -1e9
+    group = rng.integers(0, 2, (2, count)).astype(np.int32)
+    answer = roi.suppress(*map(ops.convert_to_tensor, (logits.astype(np.float32), boxes)), limit, wanted, group=group)
+    kept_logits, kept = map(ops.convert_to_numpy, answer)
+    for b in range(2):
+        alive = logits[b] > -1e8
+        rows = sorted(row for g in (0, 1) for row in greedy(boxes[b], alive & (group[b] == g), limit))[:wanted]
+        np.testing.assert_array_equal(kept[b][: len(rows)], boxes[b][rows])
+        np.testing.assert_allclose(kept_logits[b][: len(rows)], logits[b][rows], rtol=1e-6)
+        assert (kept_logits[b][len(rows) :] == -1e9).all()
+
+
+def test_crop_and_resize_is_tensorflows():
+    """The pooling that weights of `mrcnn` were trained with, samples beyond the map and at its very edge included."""
+    tensorflow = pytest.importorskip("tensorflow")
+    rng = np.random.default_rng(7)
+    maps = [rng.normal(size=(2, side, side, 3)).astype(np.float32) for side in (16, 8)]
+    corner = rng.uniform(-0.1, 0.9, (60, 2))
+    boxes = np.concatenate([corner, corner + rng.uniform(0, 0.4, (60, 2))], axis=1).astype(np.float32)
+    boxes[:20] = np.clip(boxes[:20], 0, 1)
+    index, level = rng.integers(0, 2, 60).astype(np.int32), rng.integers(0, 2, 60).astype(np.int32)
+    ours = roi.crop_and_resize([ops.convert_to_tensor(one) for one in maps], boxes, index, level, 7)
+    theirs = [tensorflow.image.crop_and_resize(one, boxes, index, (7, 7)).numpy() for one in maps]
+    np.testing.assert_allclose(ops.convert_to_numpy(ours), np.stack(theirs)[level, np.arange(60)], atol=1e-5)
+
+
 def test_bright_middle_of_a_galaxy_is_no_second_galaxy():
     """Two boxes about one centre are one galaxy; a companion of the same size beside the centre stays."""
     boxes = np.float32([[[0, 0, 40, 40], [13, 13, 27, 27], [0, 16, 14, 30]]])

@@ -32,6 +32,8 @@ def enliven(network, seed):
         spread = {"kernel": np.prod(variable.shape[:-1]) ** -0.5, "gamma": 0.2, "moving_variance": 0.2}
         centre = 1.0 if name.endswith(("gamma", "moving_variance")) else 0.0
         values = rng.normal(centre, spread.get(name.split("/")[-1], 0.1), variable.shape)
+        if name == "backbone/conv1/kernel":
+            values /= 64  # pixels reach up to 255
         variable.assign(np.maximum(values, 0.1) if centre else values)
     return network
 

@@ -1,6 +1,7 @@
 """From a file of the `mrcnn` package to a preset folder and a catalogue, at the command line."""
 
 import dataclasses
+import pathlib
 
 import h5py
 import numpy as np
@@ -13,6 +14,8 @@ from PIL import Image
 from surveycat.cli import main
 from surveycat.mrcnn.presets import PRESETS
 from surveycat.mrcnn.weights import make_network, sha256_of, write_sums
+
+FIELD = pathlib.Path(__file__).parents[2] / "examples" / "field.jpg"
 
 
 def surveycat(*arguments):
@@ -27,9 +30,8 @@ def folder(paper_config, tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("convert")
     keras.utils.set_random_seed(4)  # for heads that a partly loaded network starts from
-    write_mrcnn(folder / "thin.h5", arrays_of(enliven(make_network(paper_config), 4)))
-    pixels = np.random.default_rng(4).integers(0, 255, (260, 300, 3), dtype=np.uint8)
-    Image.fromarray(pixels).save(folder / "field.png")
+    write_mrcnn(folder / "thin.h5", arrays_of(enliven(make_network(paper_config), 11)))
+    Image.open(FIELD).crop((400, 500, 700, 760)).save(folder / "field.png")
     PRESETS["thin"] = paper_config
     PRESETS["thin-1class"] = dataclasses.replace(paper_config, classes=("galaxy",))
     options = "--preset", "thin", "--image", folder / "field.png"

@@ -40,9 +40,9 @@ def test_strides_follow_from_the_pyramid():
 
     assert ONE.training.published_strides == (8, 16, 32, 64, 128) and TWO.training.published_strides == ONE.strides
     for config in (ONE, TWO):
-        anchors = make_anchors(config)
+        anchors = config.to_pixels(make_anchors(config))
         assert len(anchors) == 3 * sum((256 // stride) ** 2 for stride in (4, 8, 16, 32, 64))
-        sides = np.sqrt((anchors[:, 2:] - anchors[:, :2]).prod(axis=1)) * 255
+        sides = np.sqrt((anchors[:, 2:] - anchors[:, :2]).prod(axis=1))
         assert np.isclose(sides.min(), 8, rtol=1e-3) and np.isclose(sides.max(), 128, rtol=1e-3)
 
 

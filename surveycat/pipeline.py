@@ -140,12 +140,8 @@ def run(
     beside = {kind: path for kind, path in beside.items() if path is not None}
     _check_outputs(images, out, beside, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
-<<<<<<< HEAD
-    detector = detector or DetectorSpec(os.fspath(weights))
-    batch = getattr(detector, "batch_size", BATCH)  # as it is now: short of memory it gets less
-=======
     detector = detector or DetectorSpec(os.fspath(weights), preset=preset)
->>>>>>> 9ff6afd (Convert, list and check weights at the command line, and run an mrcnn file under a preset's name)
+    batch = getattr(detector, "batch_size", BATCH)  # as it is now: short of memory it gets less
 
     options = {**position, "region": region, "min_score": min_score}
     tables, inputs, failures = [], [], []

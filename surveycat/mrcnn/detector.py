@@ -10,12 +10,8 @@ from typing import NamedTuple
 import numpy as np
 
 from surveycat.detections import Detections
-<<<<<<< HEAD
-from surveycat.errors import WeightsError
-from surveycat.quiet import start_backend
-=======
 from surveycat.errors import OptionError, WeightsError
->>>>>>> 9ff6afd (Convert, list and check weights at the command line, and run an mrcnn file under a preset's name)
+from surveycat.quiet import start_backend
 
 CHUNK = 8  # detections that one compiled call gives a class or a mask
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
@@ -81,6 +77,7 @@ def load_detector(weights="compact", batch_size=8, preset=None):
         If a preset is needed and missing, or given and not needed.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    start_backend()
     from surveycat.mrcnn.weights import preset_folder
 
     if pathlib.Path(weights).suffix == ".h5":
@@ -129,13 +126,7 @@ def prove(folder, batch_size=8):
     WeightsError
         If a file is missing, damaged or does not fit, or the golden tile is not reproduced.
     """
-<<<<<<< HEAD
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    start_backend()
-    from surveycat.mrcnn.weights import check_sums, load_network, preset_folder
-=======
     from surveycat.mrcnn.weights import check_sums, load_network
->>>>>>> 9ff6afd (Convert, list and check weights at the command line, and run an mrcnn file under a preset's name)
 
     sha256 = check_sums(folder)
     detector = Detector(load_network(folder), batch_size, weights_id=folder.name, sha256=sha256)

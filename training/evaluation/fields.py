@@ -14,6 +14,7 @@ MAGNITUDES = (16, 17, 18, 18.5, 19, 19.5, 20, 20.5)
 R50_EDGES = (1.5, 1.8, 2.0, 2.25, 2.5, 3.0, 4.0, 8.0)  # px, seeing included; a star has 1.5 to 1.7
 SURE = 0.7
 FIRST_ROW = 744  # of the fields whose upper part may be trained on
+KEPT, CUTS = 0.95, (1.8, 2.0, 2.2, 2.4, 2.6, 2.8, 3.0, 3.2, 3.4)  # px, of half-light radii in the baseline
 HALO = 30.0  # px around a saturated star of r = 13, growing by 10 ** 0.2 a magnitude
 
 
@@ -354,6 +355,8 @@ def hudf(subject, page):
     is_galaxy, is_star = bright["kind"] == "galaxy", bright["kind"] == "star"
     largest = listed & is_galaxy
     page.table("objects", bright.assign(rows=rows))
+    x, y = place(table)
+    page.table("rows", pd.DataFrame({"x": x, "y": y, "score": table["score"], "class": table["class"]}))
     missed = bright[largest & (rows == 0)]
     shown = missed.assign(score=0.0, what="missed")
     picture = sheet(subject.data / "fields" / "hudf" / "field.jpg", shown, side=128, zoom=1)
@@ -409,20 +412,44 @@ def rows_on(objects, x, y):
 
 def sep_baseline(subject, page):
     """What a user would do instead: detection with sep on the JPEG, and a half-light radius cut against stars."""
-    figures = {"cut": "half-light radius above 1.15 times that of stars"}
+    figures, curves = {"cut": f"the largest that keeps {KEPT} of the galaxies r < 19.5, which favours it"}, {}
     for epoch, folder in EPOCHS.items():
         path = subject.data / "fields" / folder
-        x, y, radius, star = sep_objects(path / "field.jpg")
-        extended = radius > 1.15 * star
-        figures[epoch] = epoch_figures(x[extended], y[extended], read_truth(path))
-        page.plot(
-            f"{epoch}_radii",
-            f"Half-light radii of sep, {epoch}: galaxies and stars on the same axis",
-            plots.histogram,
-            {"all detections": np.clip(radius, 0, 8)},
-            "half-light radius, px",
-        )
+        x, y, radius = sep_objects(path / "field.jpg")
+        truth = read_truth(path)
+        cut = best_cut(x, y, radius, truth)
+        figures[epoch] = {"cut_px": cut} | epoch_figures(x[radius > cut], y[radius > cut], truth)
+        for cut in CUTS:
+            one = epoch_figures(x[radius > cut], y[radius > cut], truth)
+            curves.setdefault(f"{epoch}, galaxies r < 19.5", []).append(one["galaxies_brighter_than_19.5"])
+            curves.setdefault(f"{epoch}, stars r < 19", []).append(one["stars_catalogued_brighter_than_19.0"])
+    page.plot(
+        "cuts", "Objects of sep kept by a cut in half-light radius", plots.curves, CUTS, curves, "cut, px", "rate"
+    )
     return figures
+
+
+def best_cut(x, y, radius, truth, kept=KEPT):
+    """The largest cut in half-light radius that keeps a given share of the galaxies brighter than r = 19.5.
+
+    Parameters
+    ----------
+    x, y, radius : ndarray, shape (N,)
+        From `sep_objects`.
+    truth : dict of pandas.DataFrame
+        From `read_truth`.
+    kept : float
+        The share.
+
+    Returns
+    -------
+    float
+        Of `CUTS`, px.
+    """
+    share = [
+        epoch_figures(x[radius > cut], y[radius > cut], truth)["galaxies_brighter_than_19.5"]["value"] for cut in CUTS
+    ]
+    return max((cut for cut, value in zip(CUTS, share, strict=True) if value >= kept), default=CUTS[0])
 
 
 def sep_objects(path):
@@ -436,9 +463,7 @@ def sep_objects(path):
     Returns
     -------
     x, y, radius : ndarray, shape (N,)
-        Position and half-light radius, px.
-    star : float
-        Half-light radius of stars: the median of the lowest fifth among bright detections.
+        Position and radius of half of the isophotal light, px.
     """
     import sep
 
@@ -447,8 +472,6 @@ def sep_objects(path):
     sep.set_extract_pixstack(2_000_000)
     background = sep.Background(values)
     above = values - background.back()
-    found = sep.extract(above, 3.0, err=background.globalrms, minarea=10)
-    radius, _ = sep.flux_radius(above, found["x"], found["y"], 6.0 * found["a"], 0.5)
-    bright = (found["peak"] > 20 * background.globalrms) & (found["peak"] < 240) & (radius > 0.5)
-    star = np.quantile(radius[bright], 0.1)  # the median of the lowest fifth
-    return found["x"], found["y"], radius, float(star)
+    found = sep.extract(above, 3.0, err=background.globalrms, minarea=5)
+    radius, _ = sep.flux_radius(above, found["x"], found["y"], 6.0 * found["a"], 0.5, normflux=found["flux"], subpix=5)
+    return found["x"], found["y"], radius

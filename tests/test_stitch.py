@@ -69,6 +69,10 @@ def expect_the_same_as_whole(detector, grid):
     ]
     assert found.area.tolist() == [mask.sum() for mask, _ in given]
     assert np.all(objects.n_seen <= objects.n_tiles)
+    shapes = np.array([grid.level_shape(level) for level in found.level]).reshape(-1, 2)
+    at_border = ((found.mask_box[:, :2] == 0) | (found.mask_box[:, 2:] == shapes)).any(axis=1)
+    assert np.array_equal(objects.flags & EDGE_TRUNCATED > 0, at_border)
+    assert not np.any(objects.flags & (SINGLE_LOOK | CAPPED))
     return objects
 
 
@@ -105,6 +109,17 @@ def test_small_object_over_one_two_and_four_tiles(centre, n_tiles):
     assert names(objects) == [0]
     assert (objects.n_seen.tolist(), objects.n_tiles.tolist()) == ([n_tiles], [n_tiles])
     assert objects.detections.level.tolist() == [0] and objects.flags.tolist() == [0]
+
+
+@pytest.mark.parametrize(
+    "galaxy, n", [((100, 100, 40), 1), ((100, 224, 100), 2), ((224, 224, 100), 4), ((320, 320, 300), 9)]
+)
+def test_object_that_reaches_into_tiles_is_one(galaxy, n):
+    """Protects what several tiles show in whole or in part: one row, no piece left over."""
+    grid, detector = TileGrid((1000, 900)), detector_of(galaxy)
+    found = look_at(detector, [tile for tile in grid.tiles() if tile.level == 0], grid)
+    assert len(found) == n
+    expect_the_same_as_whole(detector, grid)
 
 
 @pytest.mark.parametrize("side", [70, 150, 300, 500, 900])

@@ -103,14 +103,15 @@ def near(lines, values):
     return np.abs(np.asarray(values, dtype=float)[..., None] - lines).min(axis=-1)
 
 
-def outline_on_seams(row, grid):
-    """Share of a row's outline that lies within a pixel of its level from an edge of that level's tiles."""
+def outline_on_seams(row, grid, moved=0):
+    """Share of a row's outline that lies on the edges of tiles of its level, or on lines `moved` from those."""
     level = int(row["level"])
-    rows, columns = seams(grid, level)
+    rows, columns = (lines + moved for lines in seams(grid, level))
+    # Outlines run along the edges of pixels of their level, and so do the edges of tiles.
     x, y = ((np.asarray(row[f"footprint_{axis}"], dtype=float) + 0.5) / 2**level for axis in "xy")
     length = np.abs(np.diff(x, append=x[0])) + np.abs(np.diff(y, append=y[0]))
     across = np.diff(y, append=y[0]) == 0
-    on_seam = np.where(across, near(rows, y), near(columns, x)) <= 1
+    on_seam = np.where(across, near(rows, y), near(columns, x)) < 0.5
     return float(length[on_seam].sum() / length.sum())
 
 

@@ -1,6 +1,7 @@
 """One compiled call on whichever backend Keras runs on: the only place that names the backends."""
 
 import keras
+import numpy as np
 
 
 def compiled(function):
@@ -27,4 +28,8 @@ def compiled(function):
         return jax.jit(function)
     import torch
 
-    return torch.no_grad()(function)
+    @torch.no_grad()
+    def with_tensors(*arguments):  # the other two backends turn arrays into tensors by themselves
+        return function(*(keras.ops.convert_to_tensor(a) if isinstance(a, np.ndarray) else a for a in arguments))
+
+    return with_tensors

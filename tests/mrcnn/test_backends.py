@@ -36,7 +36,7 @@ def answers(weights, backend):
     if not out.exists():
         environment = {**os.environ, "KERAS_BACKEND": backend, "PYTHONPATH": str(ROOT)}
         command = [sys.executable, SCRIPT, weights / "thin.h5", weights / "config.json", out]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=540)
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
         assert result.returncode == 0, result.stderr[-2000:]
     with np.load(out) as file:
         assert file["backend"] == backend

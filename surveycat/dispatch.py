@@ -179,18 +179,6 @@ def _started(workers, timeout):
         yield client
 
 
-@contextlib.contextmanager
-def _dask_is_quiet():
-    """Keep Dask's own account of a lost connection from the terminal: ours is one line."""
-    theirs = logging.getLogger("distributed")
-    level = theirs.level
-    theirs.setLevel(logging.CRITICAL + 1)
-    try:
-        yield
-    finally:
-        theirs.setLevel(level)
-
-
 def _local_options(workers):
     """Say how the processes of a local cluster are to be: one thread for tasks each, the cores shared."""
     cores = str(max(1, len(os.sched_getaffinity(0)) // workers))
@@ -231,10 +219,12 @@ def _gpu_plugin(gpus):
 def _connected(scheduler, timeout):
     """Yield a client of a scheduler that runs already and has workers."""
     from distributed import Client
+    from distributed.utils import silence_logging_cmgr
 
     if not re.fullmatch(r"(tcp|tls)://[^\s/:]+:\d+|(tcp|tls)://\[[^\s/]+\]:\d+", scheduler):
         raise OptionError(f"scheduler is {scheduler!r}; give the address that it prints, as tcp://host:port")
-    with _dask_is_quiet(), contextlib.ExitStack() as stack:
+    # Dask's own account of a lost connection is a traceback; ours is a line.
+    with silence_logging_cmgr(logging.CRITICAL + 1), contextlib.ExitStack() as stack:
         try:
             client = stack.enter_context(Client(scheduler, timeout=timeout))
         except (TimeoutError, OSError) as error:
@@ -555,7 +545,10 @@ def _answer(client, task, timeout):
     """Give the result of a task, or what it raised."""
     with _same_scheduler(client):
         try:
-            return task.exception(timeout) or task.result(timeout)
+            error = task.exception(timeout)
+            if isinstance(error, CancelledError):  # nobody did it: no fault of the tiles
+                raise error
+            return error or task.result(timeout)
         except TimeoutError as error:  # an OSError, too, but only the task's
             return error
 

@@ -83,7 +83,10 @@ class Programs:
     """A scheduler and its workers, each in a process of its own."""
 
     def __init__(self):
-        self.scheduler = self._start("scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard")
+        # With their own bounds both end by themselves if the tests are killed.
+        self.scheduler = self._start(
+            "scheduler", "--host", "127.0.0.1", "--port", "0", "--no-dashboard", "--idle-timeout", "300"
+        )
         for line in self.scheduler.stderr:
             if match := re.search(r"Scheduler at:\s+(tcp://\S+)", line):
                 self.address = match[1]
@@ -100,7 +103,8 @@ class Programs:
         from distributed import Client
 
         for _ in range(count):
-            worker = self._start("worker", self.address, "--nthreads", "1", "--no-dashboard", *options)
+            limits = "--nthreads", "1", "--death-timeout", "60"
+            worker = self._start("worker", self.address, *limits, "--no-dashboard", *options)
             threading.Thread(target=worker.stderr.read, daemon=True).start()
             self.workers.append(worker)
         with Client(self.address, timeout=60) as client:

@@ -203,7 +203,7 @@ def match(catalogue, reference, out, quiet, prefixes, skyserver, release, cache,
     options["prefixes"] = _two_words("--prefixes", prefixes)
     if reference == "sdss":
         options["service"] = _skyserver(skyserver, release, cache, no_cache, rate)
-    result = identify(catalogue, reference, out, **options)
+    result = identify(catalogue, reference, out, cache=cache, **options)
     if not quiet:
         found = result.meta["match"]
         click.echo(

@@ -64,7 +64,7 @@ RELEASES = {
 _DR7 = re.compile(r"58[78]\d{15}")  # skyVersion 1, rerun 40 and on: 18 digits
 
 
-def load(name, path=None):
+def load(name, path=None, folder=None):
     """Read a published table; without a path it is fetched once and kept.
 
     Parameters
@@ -72,6 +72,8 @@ def load(name, path=None):
     name : {"gz1", "gz2"}
     path : path-like, optional
         File, of any format.
+    folder : path-like, optional
+        Where a fetched table is kept; see `fetched`.
 
     Returns
     -------
@@ -85,7 +87,7 @@ def load(name, path=None):
         If the file is not such a table.
     """
     release = RELEASES[name]
-    table = read_table(path if path is not None else fetched(name))
+    table = read_table(path if path is not None else fetched(name, folder))
     columns = {}
     for column in table.colnames:
         known = _name(column.lower(), table[column], release)

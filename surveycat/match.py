@@ -77,6 +77,7 @@ def match(
     mag_column=None,
     size_column=None,
     service=None,
+    cache=None,
     overwrite=False,
 ):
     """Find the rows of a reference table that are the objects of a catalogue.
@@ -117,6 +118,8 @@ def match(
         Columns of the reference by which the report lists completeness; found by name by default.
     service : `~surveycat.skyserver.SkyServer`, optional
         Whom to ask for ``"sdss"``.
+    cache : path, optional
+        Folder in which Galaxy Zoo's tables are kept once fetched; see `surveycat.cache.default_cache`.
     overwrite : bool, optional
         Replace files that exist.
 
@@ -147,7 +150,7 @@ def match(
     if name == "sdss":
         loaded = _sdss(table, radius, all_pairs or footprint or report is not None, service)
     else:
-        loaded = _load_reference(reference)
+        loaded = _load_reference(reference, cache)
     how = {"ra_column": ra_column, "dec_column": dec_column, "frame": frame}
     how |= {"epoch": epoch, "reference_epoch": reference_epoch}
     matched = identify(table, loaded, radius, all_pairs, footprint, on, how)
@@ -179,11 +182,11 @@ def _known_name(reference):
     return name if name in ("sdss", *galaxyzoo.RELEASES) else ""
 
 
-def _load_reference(reference):
+def _load_reference(reference, cache):
     """The reference, or what a path or a name stands for."""
     name = _known_name(reference)
     if name:
-        return galaxyzoo.load(name, reference.partition(":")[2] or None)
+        return galaxyzoo.load(name, reference.partition(":")[2] or None, cache)
     return _load(reference)
 
 
@@ -191,7 +194,7 @@ def _sdss(table, radius, whole_fields, service):
     """Objects of SDSS around those of a catalogue; all of its fields where more than the nearest are wanted."""
     from surveycat import match_report, sdss
 
-    places = positions(table)
+    places = _places(table, "the catalogue", None)
     fields = match_report.fields(table, places) if whole_fields else None
     return sdss.reference(places.ra, places.dec, radius, fields, service)
 

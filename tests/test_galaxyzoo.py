@@ -115,6 +115,8 @@ def test_table_is_fetched_once_and_whole(tmp_path, monkeypatch):
         assert fetched("gz2", tmp_path) == path and server.asked == 4
         monkeypatch.setenv("SURVEYCAT_CACHE", str(tmp_path))
         assert len(load("gz2")) == 2
+        monkeypatch.setenv("SURVEYCAT_CACHE", str(tmp_path / "elsewhere"))
+        assert len(match(Table({"ra": [1.0], "dec": [1.0]}), "gz2", cache=tmp_path)) == 1
 
 
 def test_table_that_cannot_be_fetched(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from skyserver_loopback import Loopback
 
 from surveycat import sdss
 from surveycat.cli import main
-from surveycat.errors import OptionError, ServiceError
+from surveycat.errors import OptionError, PositionError, ServiceError
 from surveycat.match import match
 from surveycat.skyserver import SkyServer
 from surveycat.tablefile import read_table
@@ -144,6 +144,13 @@ def test_too_large_a_field_is_refused():
         sdss.query(np.array([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0]]))
     with pytest.raises(OptionError, match="--radius 0: SDSS needs"):
         sdss.nearest(np.zeros(1), np.zeros(1), 0.0, None)
+
+
+def test_catalogue_in_pixels_has_no_place_to_ask_for():
+    """The message says what is missing, and nobody is asked."""
+    with Loopback() as server, pytest.raises(PositionError, match="the catalogue: no columns with positions"):
+        match(Table({"x": [1.0], "y": [2.0]}), "sdss", service=client(server))
+    assert not server.requests
 
 
 def test_command(tmp_path, monkeypatch):

@@ -148,10 +148,10 @@ def inject(
     gathered, _ = gather([images] if single else list(images), bands)
     if len(gathered) != 1:
         raise OptionError(f"{len(gathered)} images were given; give one, or the FITS files of its bands")
-    detector = loaded(detector or DetectorSpec(os.fspath(weights)))
     with open_image(gathered[0]) as whole:
         image = whole if region is None else whole.region(parse_region(region, whole))
         field = Field.of(image, fwhm, zero_point)
+        detector = loaded(detector or DetectorSpec(os.fspath(weights)))
         magnitudes = magnitudes or tuple(field.deepest - span for span in SPAN)
         sizes = sizes or tuple(field.psf.half_light_radius * size for size in SIZES)
         objects = draw(image.shape, galaxies, stars, magnitudes, sizes, files, np.random.default_rng([seed, 1]))

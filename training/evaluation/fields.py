@@ -397,12 +397,12 @@ def rows_on(objects, x, y):
     Returns
     -------
     ndarray of int
-        Rows within half of its half-light radius (5 px at least), each row counting for the nearest object only.
+        Rows within its half-light radius (5 px at least), each row counting for the nearest object only.
     """
     apart = distances(objects["x"], objects["y"], x, y)
     if not apart.size:
         return np.zeros(len(objects), int)
-    reach = np.maximum(5.0, 0.5 * objects["r50_px"].to_numpy())
+    reach = np.maximum(5.0, objects["r50_px"].to_numpy())
     mine = apart.argmin(axis=0) == np.arange(len(objects))[:, None]
     return ((apart <= reach[:, None]) & mine).sum(axis=1)
 

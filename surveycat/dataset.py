@@ -79,19 +79,25 @@ def rows_table(measured, ids):
         if name == "cutout_id":
             values = [np.repeat(np.asarray(ids), counts)]
         else:
-            values = [columns.get(name, _missing(name, n)) for columns, n in zip(measured, counts, strict=True)]
+            values = [
+                columns[name] if name in columns else _missing(name, n)
+                for columns, n in zip(measured, counts, strict=True)
+            ]
         arrays.append(_joined(name, values))
         fields.append(pa.field(name, arrays[-1].type, metadata=_said_of(name)))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
+_column = functools.lru_cache(None)(catalog.column_of)  # the same names are looked up for every part
+
+
 def _is_ours(name):
     """Whether a column is not one that was carried along from an earlier list."""
-    return name in EXTRA or catalog.column_of(name) is not None
+    return name in EXTRA or _column(name) is not None
 
 
 def _missing(name, n):
-    column = catalog.column_of(name)
+    column = _column(name)
     return np.full(n, np.nan if column is None else column.fill)
 
 
@@ -99,7 +105,7 @@ def _joined(name, values):
     """Join the arrays of a column and bring them to the type of the schema."""
     import pyarrow as pa
 
-    column = catalog.column_of(name)
+    column = _column(name)
     if column is not None and column.dtype == catalog.LIST:
         rows = [row for array in values for row in array]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int32)
@@ -115,7 +121,7 @@ def _joined(name, values):
 
 def _said_of(name):
     """Unit, UCD and description of a column, for the metadata of its field."""
-    column = catalog.column_of(name)
+    column = _column(name)
     if column is not None:
         said = (column.unit, column.ucd, column.description)
     else:
@@ -529,14 +535,15 @@ def _gathered(these, rows, paths, open_source):
     arrays = {name: table[name] for name in table.column_names} | {name: pa.array(v) for name, v in new.items()}
     none = "" if pa.types.is_string(arrays["cutout_id"].type) else 0
     arrays["target_id"] = pa.compute.if_else(arrays["is_target"], arrays["cutout_id"], none)
-    names = _in_order(arrays)
+    names = _in_order(tuple(arrays))
     fields = [pa.field(name, arrays[name].type, metadata=_said_of(name)) for name in names]
     return pa.Table.from_arrays([arrays[name] for name in names], schema=pa.schema(fields))
 
 
+@functools.lru_cache(None)
 def _in_order(names):
     """Order the columns: the index, those of the schema, ours, others."""
-    known = [name for name in catalog.in_order(names) if catalog.column_of(name)]
+    known = [name for name in catalog.in_order(names) if _column(name)]
     ours = [name for name in EXTRA if name in names and name != INDEX]
     return list(dict.fromkeys([INDEX, *known, *ours, *names]))
 

@@ -617,10 +617,34 @@ def half_light_radius(weights, x, y):
     thirds = np.array([-1, 0, 1]) / 3
     dx = (columns[:, None] + thirds - x)[:, None, :]
     dy = (rows[:, None] + thirds - y)[:, :, None]
-    radius = np.sqrt(dx**2 + dy**2).reshape(len(rows), 9).ravel()
-    order = np.argsort(radius)
-    sums = np.cumsum(np.repeat(weights[rows, columns], 9)[order], dtype=float)
-    return float(np.interp(sums[-1] / 2, sums, radius[order]))
+    radius = np.sqrt(dx**2 + dy**2).ravel()
+    return _weighted_median(radius, np.repeat(weights[rows, columns].astype(float), 9))
+
+
+def _weighted_median(values, weights, bins_per_unit=16):
+    """Give the value below which half of the weight lies, without sorting more than the values next to it.
+
+    Parameters
+    ----------
+    values, weights : ndarray of float64, shape (N,)
+        Not negative, at least one.
+    bins_per_unit : int, optional
+        Bins in which the weights are summed to find the place.
+
+    Returns
+    -------
+    float
+        Interpolated in the running sum of the sorted weights.
+    """
+    bins = (values * bins_per_unit).astype(np.int64)
+    sums = np.cumsum(np.bincount(bins, weights))
+    middle = min(int(np.searchsorted(sums, sums[-1] / 2)), len(sums) - 1)
+    below = bins < middle
+    last = bins[below].max() if below.any() else 0  # the value before the place may lie in an earlier bin
+    near = (bins >= last) & (bins <= middle)
+    order = np.argsort(values[near])
+    before = sums[last - 1] if last > 0 else 0.0
+    return float(np.interp(sums[-1] / 2, before + np.cumsum(weights[near][order]), values[near][order]))
 
 
 # Columns --------------------------------------------------------------------------------------------------
@@ -1062,20 +1086,33 @@ def _peaks(values, picture):
     smooth = ndimage.gaussian_filter(above, 1.0)
     noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
     radius = int(CORE_APERTURE)
-    peak = (smooth == ndimage.maximum_filter(smooth, 2 * radius + 1)) & (smooth > max(20 * noise, 1e-30))
-    if picture:  # in pictures, white is no measurement
-        peak &= ndimage.maximum_filter(values, 5) < 250
-    rows, columns = np.nonzero(peak)
-    near = slice(2 * radius, -2 * radius)
-    inner = np.zeros_like(peak)
-    inner[near, near] = True
-    sigma = 1.4826 * np.median(np.abs(above[finite]))
+    sigma = 0.0 if picture else 1.4826 * np.median(np.abs(above[finite]))
     found = []
-    for y, x in zip(rows, columns, strict=True):
-        if inner[y, x]:
-            shape = (np.nan, np.nan) if picture else core_concentration(_around(above, x, y), 12, 12, sigma)
-            found.append((*_core(above, x, y), *shape))
+    for y, x in _local_maxima(smooth, max(20 * noise, 1e-30), radius):
+        if picture and values[y - 2 : y + 3, x - 2 : x + 3].max() >= 250:  # in pictures, white is no measurement
+            continue
+        shape = (np.nan, np.nan) if picture else core_concentration(_around(above, x, y), 12, 12, sigma)
+        found.append((*_core(above, x, y), *shape))
     return found
+
+
+def _local_maxima(values, least, reach):
+    """Give (row, column) of the pixels above `least` that nothing within `reach` pixels surpasses.
+
+    Those nearer than twice that to the border are left out. Most are ruled out by their neighbours, so that few
+    windows need to be looked at.
+    """
+    margin = 2 * reach
+    rows, columns = np.nonzero(values[margin:-margin, margin:-margin] > least)
+    rows, columns = rows + margin, columns + margin
+    for dy, dx in ((0, 1), (0, -1), (1, 0), (-1, 0), (1, 1), (-1, -1), (1, -1), (-1, 1)):
+        higher = values[rows, columns] >= values[rows + dy, columns + dx]
+        rows, columns = rows[higher], columns[higher]
+    return [
+        (y, x)
+        for y, x in zip(rows.tolist(), columns.tolist(), strict=True)
+        if values[y, x] >= values[y - reach : y + reach + 1, x - reach : x + reach + 1].max()
+    ]
 
 
 def _around(values, x, y):

@@ -1,14 +1,17 @@
 """A small artificial survey for tests of bulk runs: a list, its cutouts as files, and what is in them."""
 
 import csv
+import multiprocessing
+import sys
 
 import numpy as np
 import pyarrow.dataset
 from detectors import BlobDetector
-from skyserver_loopback import Sky, jpeg
+from skyserver_loopback import Loopback, Sky, jpeg
 
 from surveycat.skyserver import SCALE
 
+QUICK = {"backoff": 0.01, "rate": 1000, "attempts": 4, "timeout": 10}
 FIRST = 1237648702966464577  # an id that floating point cannot hold
 
 
@@ -72,3 +75,36 @@ def same_datasets(first, second):
         assert one.select(columns).sort_by(key).equals(two.select(columns).sort_by(key)), name
     one, two = (sorted(path.relative_to(out) for path in out.glob("dataset/**/*")) for out in (first, second))
     assert one == two
+
+
+def _bulk_in_a_process(listed, url, out, keep):
+    from surveycat.bulk import bulk
+
+    sys.modules["surveycat.bulk"].PART = 3
+    service = {**QUICK, "base_url": url, "attempts": 8}
+    bulk(listed, "skyserver", out, keep=keep, service=service, resume=True, detector=BlobDetector(threshold=60))
+
+
+def killed_again_and_again(listed, sky, out, kills, keep=(), seed=3):
+    """Run in processes of which all but the last are killed by SIGKILL, at a random number of requests.
+
+    One request in ten fails, in one way or another.
+    """
+    random = np.random.default_rng(seed)
+
+    def manners(kind, number, parameters):
+        return random.choice(["busy-503", "refuse", "cut", "html-200"]) if random.random() < 0.1 else None
+
+    context = multiprocessing.get_context("spawn")
+    with Loopback(sky, manners) as server:
+        for left in range(kills, -1, -1):
+            process = context.Process(target=_bulk_in_a_process, args=(listed, server.url, out, list(keep)))
+            wanted = len(server.requests) + int(random.integers(1, 9))
+            process.start()
+            while left and process.is_alive() and len(server.requests) < wanted:
+                process.join(0.01)
+            if left:
+                process.kill()
+            process.join(300)
+        assert process.exitcode == 0
+        return len(server.requests)

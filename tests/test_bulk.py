@@ -1,14 +1,23 @@
 """Bulk runs: every row of the list is accounted for, whatever happens on the way, and rows are those of `run`."""
 
 import json
-import multiprocessing
 import sys
 import zipfile
 
 import numpy as np
 import pyarrow.parquet
 import pytest
-from bulk_fixtures import FIRST, Spec, rows_of, same_datasets, survey, write_cutouts, write_list
+from bulk_fixtures import (
+    FIRST,
+    QUICK,
+    Spec,
+    killed_again_and_again,
+    rows_of,
+    same_datasets,
+    survey,
+    write_cutouts,
+    write_list,
+)
 from click.testing import CliRunner
 from detectors import BAD, BlobDetector, Choking
 from PIL import Image
@@ -24,7 +33,6 @@ from surveycat.tablefile import read_table
 from surveycat.wcs import tan_wcs
 
 MODULE = sys.modules["surveycat.bulk"]  # `surveycat.bulk` is the function
-QUICK = {"backoff": 0.01, "rate": 1000, "attempts": 4, "timeout": 10}
 BLOBS = {"detector": BlobDetector(threshold=60)}
 
 
@@ -380,35 +388,10 @@ def test_failures_are_tried_again_when_asked(small, tmp_path):
     assert failure["id"] == str(FIRST + 1) and failure["attempts"] == 2
 
 
-def _bulk_in_a_process(listed, url, out):
-    MODULE.PART = 3
-    service = {**QUICK, "base_url": url, "attempts": 8}
-    bulk(listed, "skyserver", out, keep=["gz2class", "z"], service=service, resume=True, **BLOBS)
-
-
 def test_killed_again_and_again(small, tmp_path):
     """SIGKILL at any number of requests, one request in ten failing: the dataset of an undisturbed run."""
     folder, targets, sky, _ = small
-    random = np.random.default_rng(3)
-
-    def manners(kind, number, parameters):
-        return random.choice(["busy-503", "refuse", "cut", "html-200"]) if random.random() < 0.1 else None
-
-    context = multiprocessing.get_context("spawn")
-    with Loopback(sky, manners) as server:
-        arguments = folder / "list.csv", server.url, tmp_path / "out"
-        for _ in range(3):
-            process = context.Process(target=_bulk_in_a_process, args=arguments)
-            wanted = len(server.requests) + int(random.integers(1, 9))
-            process.start()
-            while process.is_alive() and len(server.requests) < wanted:
-                process.join(0.01)
-            process.kill()
-            process.join(60)
-        process = context.Process(target=_bulk_in_a_process, args=arguments)
-        process.start()
-        process.join(120)
-    assert process.exitcode == 0
+    killed_again_and_again(folder / "list.csv", sky, tmp_path / "out", kills=3, keep=["gz2class", "z"])
     same_datasets(folder / "out", tmp_path / "out")
     assert not (tmp_path / "out.partial").exists()
 

@@ -9,6 +9,7 @@ a word, and places outside of the footprint get 404 with a black JPEG that holds
 import csv
 import io
 import re
+import sys
 import threading
 import time
 from email.parser import BytesParser
@@ -101,7 +102,7 @@ class Loopback:
 
     def __enter__(self):
         handler = type("Handler", (_Handler,), {"loopback": self})
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server = _Server(("127.0.0.1", 0), handler)
         self._server.daemon_threads, self._server.block_on_close = True, False
         self.url = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
@@ -130,6 +131,17 @@ class Loopback:
         """Note that a request is answered."""
         with self._lock:
             self._now -= 1
+
+
+class _Server(ThreadingHTTPServer):
+    """Says nothing of clients that go away, as those do that a test kills."""
+
+    request_queue_size = 64
+
+    def handle_error(self, request, client_address):
+        """Report what is not a client's going."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -100,7 +100,7 @@ def test_resumed_run_makes_its_own_map(tmp_path):
 
 def test_command(tmp_path, monkeypatch):
     """`--coverage` writes beside the catalogue, and exit code 3 says that the map is worth a look."""
-    monkeypatch.setattr(pipeline, "DetectorSpec", lambda weights: Choking())
+    monkeypatch.setattr(pipeline, "DetectorSpec", lambda *weights, **options: Choking())
     Image.fromarray(black(bad_at=(499, 699))).save(tmp_path / "field.png")
     names = [str(tmp_path / name) for name in ("field.png", "cat.parquet", "cov.fits")]
     result = CliRunner().invoke(main, ["run", names[0], "--out", names[1], "--coverage", names[2]])

@@ -31,7 +31,7 @@ if __name__ == "__main__":
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))
     if int(large):
         scratch.Scratch.large = int(large)
-    pipeline.DetectorSpec = lambda weights: Logging(log)
+    pipeline.DetectorSpec = lambda *weights, **options: Logging(log)
     main(sys.argv[4:])
 """
 

@@ -99,7 +99,10 @@ def preset_config(name):
     """
     if name not in PRESETS:
         said = "needs a preset" if name is None else f"has no preset {name!r}"
-        raise OptionError(f"an .h5 file says not which network it is for and {said}: give one of {', '.join(PRESETS)}")
+        raise OptionError(
+            f"an .h5 file says not which network it is for and {said}: give one of {', '.join(PRESETS)}, or make a "
+            "folder of it first (surveycat weights convert)"
+        )
     return PRESETS[name]
 
 

@@ -150,7 +150,7 @@ def on_sky(stamp, label, size, sky, bare, rng, asked):
     table = search(FRAME_IRG.render(picture), asked.weights)
     middle = np.argwhere(mask).mean(axis=0) + [y0, x0]
     result = outcome(table, *middle, label, _outline(mask, y0, x0), bare - origin)
-    return {"enlarged_to": round(size), "factor": round(factor, 2)} | result
+    return {"enlarged_to": round(size), "factor": round(float(factor), 2)} | result
 
 
 def _outline(mask, y0, x0):

@@ -32,7 +32,7 @@ MIN_STARS = 5
 MOST_STARS = 60
 BETA = 3.0  # of the Moffat profile, where the seeing is given and not measured
 REACH = 6.0  # half-light radii at which a galaxy ends
-FINE = 5, 25  # parts of a pixel in each direction for the profiles of galaxies: least and most
+FINE = 5, 31  # parts of a pixel in each direction for the profiles of galaxies: least and most
 PICTURES = {".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
@@ -216,7 +216,7 @@ def _centred(crop, aperture):
 # Galaxies -------------------------------------------------------------------------------------------------
 
 
-def sersic(index, radius, ratio, angle, y, x, half):
+def sersic(index, radius, ratio, angle, half):
     """Profile of a galaxy (Sersic 1963), total light 1.
 
     Parameters
@@ -229,10 +229,8 @@ def sersic(index, radius, ratio, angle, y, x, half):
         Minor over major axis.
     angle : float
         Of the major axis from +x towards +y, radians.
-    y, x : float
-        Centre as an offset from that of the middle pixel, between -0.5 and 0.5.
     half : int
-        The grid has 2 half + 1 pixels a side.
+        The grid has 2 half + 1 pixels a side; the galaxy is in the middle of the middle one.
 
     Returns
     -------
@@ -241,11 +239,12 @@ def sersic(index, radius, ratio, angle, y, x, half):
     """
     from scipy.special import gammaincinv
 
-    parts = int(np.clip(4 / (radius * ratio), *FINE)) // 2 * 2 + 1  # small and narrow ones need more
+    parts = int(np.clip(6 / (radius * ratio), *FINE)) // 2 * 2 + 1  # small and narrow ones need more
     step = (np.arange((2 * half + 1) * parts) + 0.5) / parts - half - 0.5
-    dy, dx = step[:, None] - y, step - x
+    dy, dx = step[:, None], step
     along, across = dx * np.cos(angle) + dy * np.sin(angle), dy * np.cos(angle) - dx * np.sin(angle)
-    distance = np.hypot(along, across / ratio) / radius
+    mean = 0.38 / parts  # distance from the middle of a square, so that the point there stands for its square
+    distance = np.sqrt(along**2 + (across / ratio) ** 2 + mean**2) / radius
     profile = np.exp(-gammaincinv(2 * index, 0.5) * distance ** (1 / index)) * (distance <= REACH)
     light = profile.reshape(2 * half + 1, parts, 2 * half + 1, parts).mean(axis=(1, 3))
     return (light / light.sum()).astype(np.float32)
@@ -321,13 +320,15 @@ def galaxy_files(folder):
     return files
 
 
-def blurred(light, psf):
+def blurred(light, psf, y=0.0, x=0.0):
     """Light as seen through a point spread function, on a grid with a margin around it.
 
     Parameters
     ----------
     light : ndarray, shape (h, w)
     psf : Psf
+    y, x : float, optional
+        Pixels by which the light is moved; exact also where it is narrower than a pixel.
 
     Returns
     -------
@@ -337,7 +338,7 @@ def blurred(light, psf):
     from scipy.signal import fftconvolve
 
     margin = int(np.ceil(3 * psf.fwhm))
-    kernel = psf.at(margin, margin, (2 * margin + 1, 2 * margin + 1))
+    kernel = psf.at(margin + y, margin + x, (2 * margin + 1, 2 * margin + 1))
     return np.maximum(fftconvolve(light, kernel / kernel.sum(), mode="full"), 0).astype(np.float32)
 
 

@@ -449,7 +449,7 @@ def stamp_of(objects, i, field, rng):
         radius = objects["half_light_radius"][i]
         half = int(np.clip(np.ceil(REACH * radius), 6, 150))
         shape = objects["sersic"][i], radius, objects["axis_ratio"][i], objects["angle"][i]
-        profile = blurred(sersic(*shape, y - row, x - column, half), field.psf)[None]
+        profile = blurred(sersic(*shape, half), field.psf, y - row, x - column)[None]
     light = (profile * flux[:, None, None]).astype(np.float32)
     gain = np.array([field.gain[name] for name in field.units])[:, None, None]
     noise = rng.standard_normal(light.shape) * np.sqrt(np.maximum(light, 0) / np.where(gain > 0, gain, np.inf))

@@ -116,7 +116,15 @@ def _joined(name, values):
     joined = np.concatenate(values) if values else np.empty(0)
     if column is not None:
         joined = joined.astype(column.dtype)
-    return pa.array(joined.tolist() if joined.dtype.kind == "U" else joined)
+    return _arrow(joined)
+
+
+def _arrow(values):
+    """Bring an array of numbers or text to Arrow; text stays text where there is none."""
+    import pyarrow as pa
+
+    values = np.asarray(values)
+    return pa.array(values.tolist(), pa.string()) if values.dtype.kind == "U" else pa.array(values)
 
 
 def _said_of(name):
@@ -135,7 +143,7 @@ def _outcomes_table(ids, ra, dec, outcomes, n_detections, attempts, stages, reas
 
     return pa.table(
         {
-            "id": pa.array(np.asarray(ids).tolist() if np.asarray(ids).dtype.kind == "U" else np.asarray(ids)),
+            "id": _arrow(ids),
             "ra": np.asarray(ra, float),
             "dec": np.asarray(dec, float),
             "outcome": pa.array(list(outcomes), pa.string()),
@@ -550,7 +558,6 @@ def _in_order(names):
 
 def _with_kept(table, targets, keep):
     """Add columns of the list, for the rows on targets."""
-    import pyarrow as pa
 
     if not keep:
         return table
@@ -565,7 +572,7 @@ def _with_kept(table, targets, keep):
         none = np.zeros(1, values.dtype)[0] if values.dtype.kind != "f" else np.nan
         values = np.where(on_target, values[order[found]], none) if len(values) else np.empty(0, values.dtype)
         called = name if name not in table.column_names else f"list_{name}"
-        table = table.append_column(called, pa.array(values.tolist() if values.dtype.kind == "U" else values))
+        table = table.append_column(called, _arrow(values))
     return table
 
 

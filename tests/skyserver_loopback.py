@@ -261,7 +261,7 @@ class _Handler(BaseHTTPRequestHandler):
     # of anything
 
     def _html_200(self, kind, parameters):
-        self._send(PAGE.format("Skyserver Error", "An error occured: incorrect syntax near 'FORM'."), "text/html")
+        self._send(PAGE.format("Skyserver Error", "An error has come up: incorrect syntax near 'FORM'."), "text/html")
 
     def _proxy(self, kind, parameters):
         self._send(PAGE.format("Guest WLAN", "Please log in"), "text/html; charset=utf-8")

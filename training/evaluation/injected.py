@@ -11,7 +11,7 @@ ZERO_POINT = 23.54  # AB magnitude in r of one unit of white: the field's pictur
 MAGNITUDES = (17.0, 21.0)
 EACH = 1000  # galaxies, and stars, a magnitude
 PART = 250  # galaxies, and stars, of one call
-SIZES = (0.7, 1.4, 2.8, 5.6)  # half-light radius before seeing, px
+SIZES = (1.4, 2.0, 2.8, 4.0, 5.6)  # half-light radius before seeing, px: what galaxies of these magnitudes have
 
 
 def section(subject, page):

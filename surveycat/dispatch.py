@@ -174,8 +174,7 @@ def _started(workers, timeout):
             client.wait_for_workers(workers, timeout=timeout)
         except (TimeoutError, OSError) as error:
             raise RunFailed(f"{workers} workers did not start: {error}; try fewer, or 0") from error
-        if gpus := _gpus():
-            client.register_plugin(_gpu_plugin(gpus))
+        client.register_plugin(_worker_plugin(_gpus()))
         yield client
 
 
@@ -202,17 +201,19 @@ def _gpus():
     return [str(number) for number in range(len(list(Path("/dev").glob("nvidia[0-9]*"))))]
 
 
-def _gpu_plugin(gpus):
-    """Have each worker process see one GPU, in turn, before its backend looks for them; also after a restart."""
+def _worker_plugin(gpus):
+    """Settle each worker process, also after a restart: one GPU of those there are, and Ctrl-C is left to us."""
     from distributed import WorkerPlugin
 
-    class OneGpu(WorkerPlugin):
-        name = "surveycat-one-gpu"
+    class Settled(WorkerPlugin):
+        name = "surveycat-settled"
 
         def setup(self, worker):
-            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal sends it to all; we end the workers
+            if gpus:  # before the backend looks for them
+                os.environ["CUDA_VISIBLE_DEVICES"] = gpus[int(worker.name) % len(gpus)]
 
-    return OneGpu()
+    return Settled()
 
 
 @contextlib.contextmanager

@@ -172,7 +172,7 @@ def _started(workers, timeout):
             local = stack.enter_context(LocalCluster(**_local_options(workers)))
             client = stack.enter_context(Client(local, timeout=timeout))
             client.wait_for_workers(workers, timeout=timeout)
-        except (TimeoutError, OSError) as error:
+        except (TimeoutError, OSError, RuntimeError) as error:
             raise RunFailed(f"{workers} workers did not start: {error}; try fewer, or 0") from error
         client.register_plugin(_worker_plugin(_gpus()))
         yield client

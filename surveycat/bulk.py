@@ -12,6 +12,7 @@ the run was interrupted. With workers, each does some hundred targets at a time 
 pictures themselves.
 """
 
+import functools
 import itertools
 import logging
 import time
@@ -454,11 +455,16 @@ def _described(job, pending, batch, found):
             continue
         mine = found.select(found.tile == place)
         try:
-            columns = _measured(mine.replace(tile=np.zeros(len(mine), np.int64), capped=()), picture)
-            outcomes.append(Outcome(number, _with_target(columns, picture.ra, picture.dec, picture)))
+            outcomes.append(Outcome(number, _nothing() if not len(mine) else _looked_up(mine, picture)))
         except Exception as error:  # one odd picture must not end the run
             outcomes.append(Outcome(number, None, "measure", _in_one_line(error)))
     return outcomes
+
+
+def _looked_up(found, picture):
+    """Give the columns of what was found in one picture, with its target."""
+    columns = _measured(found.replace(tile=np.zeros(len(found), np.int64), capped=()), picture)
+    return _with_target(columns, picture.ra, picture.dec, picture)
 
 
 def _measured(found, picture):
@@ -514,6 +520,7 @@ def _opened(pending, number, picture):
     return open_image(picture.pixels, wcs=wcs)
 
 
+@functools.lru_cache(1)
 def _nothing():
     """Give the columns of a picture in which nothing was found."""
     from surveycat.cutouts import Picture

@@ -1004,7 +1004,9 @@ def stars(image):
         With NaN if fewer than `MIN_STARS` peaks lie on any line.
     """
     band = reference_band(image)
-    peaks = [peak for box in _windows(image.shape) for peak in _peaks(image.band(band, box), image.picture)]
+    boxes = _windows(image.shape)
+    enough = MIN_STARS if len(boxes) == 1 else 0  # with fewer peaks in all there can be no line
+    peaks = [peak for box in boxes for peak in _peaks(image.band(band, box), image.picture, enough)]
     peaks = np.array(sorted(peaks)).reshape(-1, 4)
     fitted = _fit_stars(*_thin_out(peaks[:, :2]).T)
     if image.picture:
@@ -1069,8 +1071,8 @@ def _windows(shape):
     return [(y, x, y + height, x + width) for y, height in spans[0] for x, width in spans[1]]
 
 
-def _peaks(values, picture):
-    """Measure the peaks in a window that stand 20 sigma above the sky and are not burnt out.
+def _peaks(values, picture, enough=0):
+    """Measure the peaks in a window that stand 20 sigma above the sky and are not burnt out; none if not `enough`.
 
     Returns
     -------
@@ -1086,11 +1088,14 @@ def _peaks(values, picture):
     smooth = ndimage.gaussian_filter(above, 1.0)
     noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
     radius = int(CORE_APERTURE)
+    places = _local_maxima(smooth, max(20 * noise, 1e-30), radius)
+    if picture:  # in pictures, white is no measurement
+        places = [(y, x) for y, x in places if values[y - 2 : y + 3, x - 2 : x + 3].max() < 250]
+    if len(places) < enough:
+        return []
     sigma = 0.0 if picture else 1.4826 * np.median(np.abs(above[finite]))
     found = []
-    for y, x in _local_maxima(smooth, max(20 * noise, 1e-30), radius):
-        if picture and values[y - 2 : y + 3, x - 2 : x + 3].max() >= 250:  # in pictures, white is no measurement
-            continue
+    for y, x in places:
         shape = (np.nan, np.nan) if picture else core_concentration(_around(above, x, y), 12, 12, sigma)
         found.append((*_core(above, x, y), *shape))
     return found

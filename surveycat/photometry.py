@@ -134,10 +134,19 @@ def sky_and_noise(values, beyond):
         return (float(np.percentile(finite, 5)) if len(finite) else 0.0), np.nan, np.nan
     sky = sky[:: -(-len(sky) // 10_000)]
     for _ in range(3):
-        distance = np.abs(sky - np.median(sky))
-        sky = sky[distance <= 3 * 1.4826 * np.median(distance)]
+        distance = np.abs(sky - _median(sky))
+        sky = sky[distance <= 3 * 1.4826 * _median(distance)]
     noise = float(sky.std(dtype=float)) * 1.014  # what was dropped at 3 sigma belonged to it
     return float(sky.mean(dtype=float)), noise, noise / np.sqrt(len(sky))
+
+
+def _median(values):
+    """Median of finite values: that of numpy, whose checks take longer than the work on so few."""
+    half = len(values) // 2
+    if len(values) % 2:
+        return np.partition(values, half)[half]
+    two = np.partition(values, (half - 1, half))[half - 1 : half + 1]
+    return (two[0] + two[1]) / 2
 
 
 def mirrored(values, bad, x, y):

@@ -78,6 +78,38 @@ def flip_and_turn(scene, rng):
     return turned
 
 
+def shift(scene, rng, most=8):
+    """A scene moved by a few px, where no object meets the border by it: what is found must not depend on the grid.
+
+    Parameters
+    ----------
+    scene : dict
+        As `read_shard` gives it.
+    rng : numpy.random.Generator
+        Source of randomness.
+    most : int
+        Largest shift along each axis, px.
+
+    Returns
+    -------
+    dict
+        The moved scene; what moves in is sky of the median colour, and ignored.
+    """
+    box = scene["box"]
+    low = np.floor(box[:, :2]).min(axis=0, initial=TILE)
+    high = TILE - np.ceil(box[:, 2:]).max(axis=0, initial=0)
+    # an object that is cut by the border stays cut by it
+    least, largest = np.maximum(-low, -most), np.minimum(high, most)
+    still = (low <= 0) | (high <= 0)
+    dy, dx = np.where(still, 0, rng.integers(np.minimum(least, 0), np.maximum(largest, 0) + 1)).astype(int)
+    image, ignore = np.empty_like(scene["image"]), np.ones_like(scene["ignore"])
+    image[:] = np.median(scene["image"].reshape(-1, 3), axis=0)
+    to = np.s_[max(dy, 0) : TILE + min(dy, 0), max(dx, 0) : TILE + min(dx, 0)]
+    of = np.s_[max(-dy, 0) : TILE + min(-dy, 0), max(-dx, 0) : TILE + min(-dx, 0)]
+    image[to], ignore[to] = scene["image"][of], scene["ignore"][of]
+    return {**scene, "image": image, "ignore": ignore, "box": box + np.float32([dy, dx, dy, dx])}
+
+
 def degrade(image, rng):
     """Additive noise in half of the scenes, grey copies of some.
 
@@ -155,7 +187,7 @@ def make_batch(scenes, rng, rois=5):
         "roi_valid": np.zeros((count, rois), np.float32),
     }
     for i, scene in enumerate(scenes):
-        scene = flip_and_turn(scene, rng)
+        scene = flip_and_turn(shift(scene, rng), rng)
         n = min(len(scene["box"]), MAX_OBJECTS)
         batch["image"][i] = degrade(scene["image"], rng)
         batch["ignore"][i] = scene["ignore"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from training.loader import TILE, flip_and_turn, jitter, make_batch, read_shard
+from training.loader import TILE, flip_and_turn, jitter, make_batch, read_shard, shift
 
 
 def one_scene(rng):
@@ -47,6 +47,27 @@ def test_box_mask_and_ignore_follow_the_image():
             (corner_y < 0.5, corner_x < 0.5, bool(scene["mask"][0, 0, :15].sum() > scene["mask"][0, :15, 0].sum()))
         )
     assert len(seen) >= 4
+
+
+def test_shift_moves_everything_together_and_cuts_nothing():
+    """Boxes still frame their objects, what moves in is ignored, and objects at the border stay where they are."""
+    rng = np.random.default_rng(7)
+    moves = set()
+    for _ in range(60):
+        before = one_scene(rng)
+        after = shift(before, rng)
+        y0, x0, y1, x1 = after["box"][0].astype(int)
+        inside = after["image"][y0:y1, x0:x1, 0]
+        assert inside.min() >= 200 and (after["image"][..., 0] >= 200).sum() == inside.size
+        assert after["ignore"][after["image"][..., 0] == 90].all()
+        dy, dx = (after["box"] - before["box"])[0, :2].astype(int)
+        assert after["ignore"].sum() == 200 + TILE**2 - (TILE - abs(dy)) * (TILE - abs(dx))
+        moves.add((dy, dx))
+    assert len(moves) > 30
+    before["box"][0, :2] = 0, 5
+    for _ in range(20):
+        dy, dx = (shift(before, rng)["box"] - before["box"])[0, :2]
+        assert dy == 0 and dx >= -5
 
 
 def test_batch_pads_what_is_not_there():

@@ -22,7 +22,8 @@ from surveycat.mrcnn.detector import Detector
 from surveycat.mrcnn.losses import binary_cross_entropy, weighted_mean
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays
-from training.evaluate import as_tile, native_cutout, read_cutouts
+from training.evaluation.cutouts import native_cutout, read_cutouts
+from training.evaluation.tiles import as_tile
 from training.loader import degrade, flip_and_turn, jitter, read_shard
 from training.release import judge
 from training.stamps import read_labels

@@ -16,12 +16,8 @@ import time
 
 import surveycat
 from training.evaluation import centroids, composed, cutouts, errors, fields, injected, response
-from training.evaluation.cutouts import look_at_cutouts, native_cutout, read_cutouts
 from training.evaluation.report import Page, write_report
 from training.evaluation.subject import Subject
-from training.evaluation.tiles import as_tile
-
-__all__ = ["SECTIONS", "as_tile", "evaluate", "look_at_cutouts", "native_cutout", "read_cutouts"]
 
 SECTIONS = {
     "cutouts": cutouts.section,

@@ -14,7 +14,7 @@ from surveycat.mrcnn.config import Calibration, NetworkConfig
 from surveycat.mrcnn.detector import Detector, check_golden, write_golden
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays, load_network, save_arrays, write_sums
-from training.evaluate import look_at_cutouts, read_cutouts
+from training.evaluation.cutouts import look_at_cutouts, read_cutouts
 from training.loader import read_shard
 
 # Galaxies brighter than r = 20.5 in a tile of 256 px at 0.396"/px: 2,800 a square degree (Yasuda et al. 2001).

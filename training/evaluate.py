@@ -75,6 +75,7 @@ def evaluate(weights, data, out=None, report=None, only=None, cache="build/evalu
         raise ValueError(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
     subject = Subject(str(weights), pathlib.Path(data), pathlib.Path(cache), limit, 60.0 * minutes)
     file = pathlib.Path(out or weights) / "metrics.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "weights": subject.detector.weights_id,
         "sha256": subject.detector.sha256,

@@ -21,7 +21,7 @@ from training.loader import read_shard
 SKY_GALAXIES = 2.2
 
 
-def fit_logistic(logits, target):
+def fit_logistic(logits, target, importance=None):
     """Weights and bias that turn logits into a probability, by maximum likelihood (Platt 1999).
 
     Parameters
@@ -30,6 +30,8 @@ def fit_logistic(logits, target):
         One or more raw logits.
     target : ndarray, shape (N,)
         Wanted probabilities, 0 to 1.
+    importance : ndarray, shape (N,), optional
+        How much each row counts.
 
     Returns
     -------
@@ -40,7 +42,7 @@ def fit_logistic(logits, target):
 
     def loss(parameters):
         z = columns @ parameters
-        return np.mean(np.logaddexp(0.0, z) - target * z)
+        return np.average(np.logaddexp(0.0, z) - target * z, weights=importance)
 
     return [float(value) for value in minimize(loss, np.zeros(columns.shape[1]), method="BFGS").x]
 
@@ -154,7 +156,10 @@ def calibrate(network, scenes, data):
     # scenes hold more galaxies than the sky among the same stars: odds go with the density (Saerens et al. 2002)
     bias += np.log(SKY_GALAXIES / np.mean([len(scene["box"]) for scene in scenes]))
     most = float(np.quantile(logits[:, 1], 0.995))
-    return Calibration(box, galaxy, float(bias), most, *fit_logistic(*judge_cutouts(detector, data)))
+    spiral, is_spiral = judge_cutouts(detector, data)
+    # as if both classes were as frequent: the mix of the cutouts is not that of anybody's sky
+    importance = np.where(is_spiral == 1, 0.5 / is_spiral.mean(), 0.5 / (1 - is_spiral.mean()))
+    return Calibration(box, galaxy, float(bias), most, *fit_logistic(spiral, is_spiral, importance))
 
 
 def write_preset(network, config, folder, tile):

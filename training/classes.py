@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.config import NetworkConfig
 from surveycat.mrcnn.detector import Detector
 from surveycat.mrcnn.losses import binary_cross_entropy, weighted_mean
@@ -29,7 +30,7 @@ from training.release import judge
 from training.stamps import read_labels
 from training.train import Trainer, compile_trainer, fit, restore_checkpoint
 
-LOSS_WEIGHTS = {"spiral": 1.0, "galaxy": 0.3}
+LOSS_WEIGHTS = {"spiral": 1.0, "galaxy": 1.0}
 LEAST_BOX_LOGIT = -2.5  # what the box head is surer of not being a galaxy needs no second opinion
 BOXES = 4  # of a scene in one step
 
@@ -84,8 +85,9 @@ def cutout_samples(detector, frame):
         images = [native_cutout(path, scale) for path, scale in paths[start : start + detector.batch_size]]
         tiles = np.stack([as_tile(image) for image in images])
         found = detector.find(tiles, LEAST_BOX_LOGIT)
+        boxes = centre_boxes(tiles, found.tile, found.box)
         for i, image in enumerate(images):
-            box = central_box(found.box[found.tile == i], image.shape[0])
+            box = central_box(boxes[found.tile == i], image.shape[0])
             if box is None:
                 continue
             row = frame.iloc[start + i]
@@ -143,12 +145,14 @@ def scene_samples(detector, scenes):
 
 def _judged(detector, scenes):
     """Samples of one batch of scenes."""
-    found = detector.find(np.stack([scene["image"] for scene in scenes]), LEAST_BOX_LOGIT)
+    tiles = np.stack([scene["image"] for scene in scenes])
+    found = detector.find(tiles, LEAST_BOX_LOGIT)
+    centred = centre_boxes(tiles, found.tile, found.box)
     samples = []
     for i, scene in enumerate(scenes):
-        boxes = found.box[found.tile == i]
-        hit, counts, best = judge(boxes, scene)
-        boxes, hit, best = boxes[counts], hit[counts], best[counts]
+        mine = found.tile == i
+        hit, counts, best = judge(found.box[mine], scene)
+        boxes, hit, best = centred[mine][counts], hit[counts], best[counts]
         if not len(boxes):
             continue
         # the class of a galaxy of a dozen px is a guess: it must not drown what larger ones teach
@@ -186,7 +190,7 @@ def make_batch(samples, rng):
         one = flip_and_turn(one, rng)
         chosen = rng.permutation(len(one["box"]))[:BOXES]
         batch["image"][i] = degrade(one["image"], rng)
-        batch["box"][i, : len(chosen)] = jitter(one["box"][chosen], rng)
+        batch["box"][i, : len(chosen)] = jitter(one["box"][chosen], rng, move=0.02)
         batch["valid"][i, : len(chosen)] = 1
         for name in ("is_galaxy", "p_spiral", "class_weight"):
             batch[name][i, : len(chosen)] = one[name][chosen]
@@ -332,7 +336,7 @@ def train(
     head=None,
     cutouts_a_step=24,
     scenes_a_step=6,
-    scene_count=6000,
+    scene_count=9000,
     seed=0,
 ):
     """Train the class head, from the last checkpoint of `out` if there is one.
@@ -404,7 +408,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200)
-    parser.add_argument("--scene-count", type=int, default=6000)
+    parser.add_argument("--scene-count", type=int, default=9000)
     parser.add_argument("--seed", type=int, default=0)
     train(**vars(parser.parse_args()))
 

@@ -137,7 +137,7 @@ def degrade(image, rng):
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 
 
-def jitter(boxes, rng):
+def jitter(boxes, rng, move=0.05, scale=0.08):
     """Boxes as an imperfect detector would give them.
 
     Parameters
@@ -146,15 +146,17 @@ def jitter(boxes, rng):
         True boxes, px.
     rng : numpy.random.Generator
         Source of randomness.
+    move, scale : float
+        By how much of their size boxes are moved and scaled (rms).
 
     Returns
     -------
     ndarray of float32, shape (n, 4)
-        Boxes moved by about 5 % and scaled by about 8 %.
+        The boxes.
     """
     size = boxes[:, 2:] - boxes[:, :2]
-    centre = boxes[:, :2] + size * (0.5 + 0.05 * rng.standard_normal(size.shape))
-    half = 0.5 * size * np.exp(0.08 * rng.standard_normal(size.shape))
+    centre = boxes[:, :2] + size * (0.5 + move * rng.standard_normal(size.shape))
+    half = 0.5 * size * np.exp(scale * rng.standard_normal(size.shape))
     return np.concatenate([centre - half, centre + half], axis=1).astype(np.float32)
 
 

@@ -347,7 +347,8 @@ class Detector:
             Its answer.
         """
         found = self.find(tiles, least_box_logit)
-        galaxy, spiral = _in_chunks(self._class_outputs, found.pixels, *found.regions)
+        boxes = self.network.config.to_frame(centre_boxes(tiles, found.tile, found.box))
+        galaxy, spiral = _in_chunks(self._class_outputs, found.pixels, boxes, *found.regions[1:])
         return RawDetections(*found[:3], galaxy, spiral, found.levels, found.regions, found.capped)
 
     def find(self, tiles, least_box_logit=-np.inf):

@@ -5,6 +5,8 @@ import json
 import math
 from typing import ClassVar
 
+import numpy as np
+
 from surveycat.errors import WeightsError
 
 
@@ -163,6 +165,9 @@ class Calibration:
     score_box, score_galaxy, score_bias : float
         Probability of being a galaxy = sigmoid(score_box * b + score_galaxy * g + score_bias), with the box head's
         logit b and the class head's second opinion g (Platt 1999, with two scores).
+    box_most : float
+        A larger b counts as this. What b says of faint objects changes with the place of the grid, what g says hardly:
+        b decides what is no galaxy, g what is one.
     galaxy_most : float
         The largest second opinion g to reckon with: what could not reach a wanted score even with it is not asked for
         its class at all.
@@ -174,6 +179,7 @@ class Calibration:
     score_box: float = 0.5
     score_galaxy: float = 0.5
     score_bias: float = 0.0
+    box_most: float = 1e9
     galaxy_most: float = 1e9
     class_scale: float = 1.0
     class_bias: float = 0.0
@@ -191,6 +197,7 @@ class Calibration:
         ndarray, shape (N,)
             Logit of the calibrated probability of being a galaxy.
         """
+        box_logit = np.minimum(box_logit, self.box_most)
         return self.score_box * box_logit + self.score_galaxy * galaxy_logit + self.score_bias
 
     def least_box_logit(self, score):

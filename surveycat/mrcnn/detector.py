@@ -11,6 +11,7 @@ import numpy as np
 
 from surveycat.detections import Detections
 from surveycat.errors import OptionError, WeightsError
+from surveycat.mrcnn.centring import centre_boxes
 from surveycat.quiet import start_backend
 
 CHUNK = 8  # detections that one compiled call gives a class or a mask

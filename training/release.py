@@ -19,9 +19,9 @@ from training.loader import read_shard
 
 # Galaxies brighter than r = 20.5 in a tile of 256 px at 0.396"/px: 2,800 a square degree (Yasuda et al. 2001).
 SKY_GALAXIES = 2.2
-# On a field of the training sky the box head's logit of faint objects changes by 1.1 (rms) with the grid, the class
-# head's by 0.2.
-BOX_MOST = 0.0
+# Where the box head is less sure than this its logit changes with the grid by as much as from object to object (1.1 rms
+# on a field of the training sky; the class head's by 0.2): beyond, only the class head can make a galaxy sure.
+BOX_MOST = 1.0
 
 
 def fit_logistic(logits, target, importance=None):

@@ -181,6 +181,7 @@ def bulk(
     store = Store(out, _made_with(job, network, size, todo), resume, overwrite)
     try:
         pending, failed, attempts = _pending(todo, store, retry_failed)
+        pending = pending.select(_along_the_sky(pending))
         log.info("%d targets, %d of them to be done, in %s", todo.n_rows, len(pending), targets)
         tally = _Tally(len(todo) - len(pending), failed, len(todo), progress)
         with cluster(workers) as client:
@@ -253,6 +254,15 @@ def _pending(todo, store, retry_failed):
     attempts = dict(zip(ids[failed].tolist(), done["attempts"].to_numpy()[failed].tolist(), strict=True))
     pending = todo.select(~np.isin(todo.id, finished))
     return pending, 0 if retry_failed else int(failed.sum()), attempts
+
+
+def _along_the_sky(targets):
+    """Give an order in which neighbours on the sky follow each other: few parts then hold the rows of a cell."""
+    from astropy_healpix import healpy
+
+    if targets.images or not len(targets):
+        return np.arange(len(targets))
+    return np.argsort(healpy.ang2pix(2**29, targets.ra, targets.dec, nest=True, lonlat=True), kind="stable")
 
 
 def _check_same_list(todo, ids, done, store):

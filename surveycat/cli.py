@@ -134,6 +134,13 @@ def main():
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
 @click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
+@click.option(
+    "--resample",
+    default="auto",
+    show_default=True,
+    help="Search an image at 1/FACTOR of its resolution (2, 4 or 8); auto does so where its PSF is wider than 5 px; "
+    "none never does. Positions and sizes are those of the image as it is.",
+)
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers do the work.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start afresh.")

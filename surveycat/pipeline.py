@@ -4,6 +4,7 @@
 starts, walks the line for each image, and says in ``table.meta`` what was done.
 """
 
+import dataclasses
 import logging
 import os
 import time
@@ -27,6 +28,7 @@ from surveycat.mrcnn.detector import DetectorSpec
 from surveycat.preview import FORMATS as PICTURES
 from surveycat.preview import preview as draw
 from surveycat.region import parse_region
+from surveycat.sampling import Shrunk, asked_level, shrink_level
 from surveycat.stitch import confirm, second_looks, stitch
 from surveycat.tiles import TileGrid
 from surveycat.unfinished import Finished, check_unfinished, work_folder
@@ -53,6 +55,7 @@ def run(
     preset=None,
     detector=None,
     min_score=0.5,
+    resample="auto",
     workers=0,
     scheduler=None,
     overwrite=False,
@@ -95,6 +98,9 @@ def run(
         A detector of your own instead of `weights`, as `surveycat.dispatch.detect` takes it.
     min_score : float, optional
         Least probability of being a galaxy.
+    resample : str or int, optional
+        ``"auto"``: an image whose PSF is wider than 5 px is searched at 1/2, 1/4 or 1/8 of its resolution, and
+        measured at its own. ``"none"``: as it is. Else the factor: 1, 2, 4 or 8.
     workers : int, optional
         Processes that share the work; 0 works in this one. A script that asks for workers needs the usual
         ``if __name__ == "__main__":``, since each process imports it.
@@ -143,7 +149,8 @@ def run(
     detector = detector or DetectorSpec(os.fspath(weights), preset=preset)
     batch = getattr(detector, "batch_size", BATCH)  # as it is now: short of memory it gets less
 
-    options = {**position, "region": region, "min_score": min_score}
+    asked_level(resample)
+    options = {**position, "region": region, "min_score": min_score, "resample": str(resample)}
     tables, inputs, failures = [], [], []
     with work_folder(out, going_on) as folder, cluster(workers, scheduler) as client:
         for number, each in enumerate(images):
@@ -153,15 +160,16 @@ def run(
                     raise OptionError(f"{moc} needs the image's place on the sky: add --wcs, or --ra and --dec")
                 made_by = _made_by(network_of(detector, client))
                 finished = Finished(folder / str(number), _manifest(image, batch, made_by, options))
-                _say(image.notes, image.name)
+                level, why = shrink_level(image, resample)
+                _say([*image.notes, *why], image.name)
                 capped = []
-                found, failed = search(image, detector, client, min_score, progress, finished, capped)
+                found, failed = search(image, detector, client, min_score, progress, finished, capped, level)
                 lost = [tile for tile, _ in failed]
                 _write_beside(beside, catalog.finish(found), image, lost)
                 if coverage is not None:
                     write_coverage(coverage, image, lost, capped, folder / "scratch")
                 tables.append(_in_whole(found, image.offset))
-                inputs.append(_about(image))
+                inputs.append({**_about(image), "searched_level": level})
                 failures += [_failure(image, tile, reason) for tile, reason in failed]
 
         meta = {
@@ -179,7 +187,7 @@ def run(
     return table
 
 
-def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None, capped=None):
+def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None, capped=None, level=0):
     """Walk the line for one image: tiles, network, stitch, second looks, measure.
 
     Parameters
@@ -194,6 +202,9 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
         What need not be done again.
     capped : list, optional
         Gets the tiles, or windows of them, in which the network may have missed something for a limit of its own.
+    level : int, optional
+        Level of the image that is shown to the network as the finest, for one that is sampled too finely (see
+        `surveycat.sampling`).
 
     Returns
     -------
@@ -210,12 +221,13 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     failed = []
     options = {"workers": workers, "min_score": min_score, "failed": failed, "finished": finished}
     image.build_levels()  # here, once: no disk that fills up may look like tiles that fail
-    grid = TileGrid(image.shape)
+    looked_at = Shrunk(image, level) if level else image
+    grid = TileGrid(looked_at.shape)
 
     def find(tiles, stage):
-        found = detect(image, tiles, detector, progress=_stage(progress, stage), **options)
+        found = detect(looked_at, tiles, detector, progress=_stage(progress, stage), **options)
         if capped is not None:
-            capped.extend(capped_tiles(found.capped, tiles))
+            capped.extend(_at_level(tile, level) for tile in capped_tiles(found.capped, tiles))
         return found
 
     found = find(list(grid.tiles()), "tiles")
@@ -225,9 +237,17 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     while looks := second_looks(objects, grid):
         looks = find(looks, "second looks")
         objects = confirm(objects, looks, grid)
+    found = objects.detections
+    objects = dataclasses.replace(objects, detections=found.replace(level=found.level + level))
+    failed = [(_at_level(tile, level), why) for tile, why in failed]
     table = measure(objects, image)
     table = table[np.asarray(table["score"]) >= min_score]  # point sources have lost theirs
     return _flag_near(table, failed), failed
+
+
+def _at_level(tile, level):
+    """Bring a tile of an image that was looked at from a coarser level to levels of the image itself."""
+    return dataclasses.replace(tile, level=tile.level + level)
 
 
 # Before the work ---------------------------------------------------------------------------------------

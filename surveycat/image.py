@@ -19,12 +19,14 @@ from surveycat.raster import array_raster, file_key
 from surveycat.readers import open_raster, split_extension
 from surveycat.region import overlap, parse_region
 from surveycat.scratch import Scratch
-from surveycat.stretch import as_jpeg, stretch_for, whole_blocks
+from surveycat.stretch import as_jpeg, sample_pixels, stretch_for, whole_blocks
 
 __all__ = ["Image", "ImageSource", "open_image", "parse_region"]
 
 TILE = 256  # the coarsest level is the first that fits into a tile of this size
 WIDEST = 8192  # pixels rendered at a time; a JPEG has at most 65,535
+BURNT, MOST_BURNT = 250, 0.2  # counts, and the share of pixels above which a picture is burnt out
+MOST_NOISE = 30  # counts; the noise of a picture of the sky is below 20
 BRIGHT_SKY = 150  # counts: a picture with a sky like this is a negative
 
 
@@ -118,6 +120,24 @@ def open_image(image, wcs=None, ra=None, dec=None, pixel_scale=None, rotation=0.
     return ImageSource(image, wcs, ra, dec, pixel_scale, rotation, scratch).open()
 
 
+def _oddities(raster, sky):
+    """Say in what a picture is far from those on which networks are trained."""
+    if not raster.picture:
+        return []
+    found = []
+    if sky.mean() > BRIGHT_SKY:
+        found.append(f"the sky is bright ({sky.mean():.0f} of 255): if this is a negative, invert it first")
+        return found
+    green = sample_pixels(raster)[1]
+    burnt = float((green >= BURNT).mean())
+    noise = 1.4826 * float(np.median(np.abs(green - np.median(green))))
+    if burnt > MOST_BURNT:
+        found.append(f"{burnt:.0%} of the pixels are white: no shapes are left in them")
+    if noise > MOST_NOISE:
+        found.append(f"its pixels scatter by {noise:.0f} of 255 about their median: noise, or no sky at all")
+    return found
+
+
 class Image:
     """An open image; made by `open_image`.
 
@@ -141,6 +161,8 @@ class Image:
         Arcsec per pixel.
     notes : list of str
         What the user should know, for the log.
+    oddities : list of str
+        In what the image is far from all on which networks are trained; empty for most.
     """
 
     def __init__(self, source, raster, placement, scratch):
@@ -152,9 +174,8 @@ class Image:
         self.wcs, self.wcs_source, self.pixel_scale = placement.wcs, placement.source, placement.pixel_scale
         self.notes = [*raster.notes, *placement.notes]
         self._levels = {}
-        if raster.picture and self._sky.mean() > BRIGHT_SKY:
-            sky_level = f"{self._sky.mean():.0f} of 255"
-            self.notes.append(f"the sky is bright ({sky_level}): if this is a negative, invert it first")
+        self.oddities = _oddities(raster, self._sky)
+        self.notes += [f"{oddity}; all rows are flagged outside_domain" for oddity in self.oddities]
 
     def __repr__(self):
         size = f"{self.shape[1]} x {self.shape[0]}"

@@ -242,6 +242,8 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     failed = [(_at_level(tile, level), why) for tile, why in failed]
     table = measure(objects, image)
     table = table[np.asarray(table["score"]) >= min_score]  # point sources have lost theirs
+    if image.oddities:
+        table["flags"] = np.asarray(table["flags"]) | 1 << catalog.FLAGS["outside_domain"]
     return _flag_near(table, failed), failed
 
 

@@ -82,6 +82,8 @@ def open_raster(path, scratch):
     """
     path, extension = split_extension(path)
     kind = _kind(path)
+    if path.suffix.lower() in (".hdr", ".wcs"):
+        raise ImageError(f"{path} is a header without an image; give the image, and this with --wcs")
     if extension is not None and kind not in WITH_EXTENSIONS:
         raise ImageError(f"{path}[{extension}]: a {kind} file has no extensions; give {path} alone")
     try:

@@ -21,8 +21,9 @@ FACTORS = (1, 2, 4, 8)
 STRETCHED = 1.25  # stars of a stretched picture look that much wider; measured on pictures of SDSS
 NOISE_PER_FWHM = 2.4  # FWHM of the PSF in units of the lag at which the noise of a resampled picture halves
 LAGS = np.array([1, 2, 3, 4, 6, 8, 10, 13, 16])
+LEAST_SIDE = 128  # pixels; in smaller images there is too little noise to tell
 NOISE_SIDE = 1500  # pixels of the window in which the noise is looked at
-STRUCTURE = 0.5  # noise that is still correlated like this at the largest lag is no noise
+STRUCTURE = 0.5  # what is still correlated by half of this at the largest lag is no noise
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ def sampling_of(image):
     size = stars(image).size
     if np.isfinite(size):
         return Sampling(2 * size / (STRETCHED if image.picture else 1), "stars")
-    lag = _half_lag(image)
+    # pictures come enlarged from cutout services; data seldom do, and their objects would be taken for noise
+    lag = _half_lag(image) if image.picture else np.nan
     return Sampling(NOISE_PER_FWHM * lag, "noise") if np.isfinite(lag) else Sampling(np.nan, "")
 
 
@@ -67,14 +69,14 @@ def _half_lag(image):
     sky = np.abs(values - median) <= 3 * max(width, 1)
     noise = np.where(sky, values - values[sky].mean(), 0)
     variance = (noise**2).sum() / sky.sum()
-    if not variance > 0 or values.shape[1] <= LAGS[-1] + 1:
+    if not variance > 0 or min(values.shape) < LEAST_SIDE:
         return np.nan
     correlation = [1.0]
     for lag in LAGS:
         both = sky[:, lag:] & sky[:, :-lag]
         correlation.append((noise[:, lag:] * noise[:, :-lag]).sum() / max(both.sum(), 1) / variance)
     below = np.flatnonzero(np.array(correlation) < STRUCTURE)
-    if not len(below):
+    if not len(below) or correlation[-1] > STRUCTURE / 2:
         return np.nan
     last = below[0]
     places = np.concatenate([[0], LAGS])

@@ -128,18 +128,38 @@ def header_wcs(header, hdus=None):
 
     if not has_position(header):
         return None, []
+    if fault := _fault(header):
+        return None, [f"its WCS cannot be used ({fault})"]
     shape = header_size(header) or (1, 1)
     try:
         with quiet():
             wcs = WCS(header, fobj=hdus)
             if wcs.naxis != 2:  # not at once: astropy mends SCAMP's PV terms only without `naxis`
                 wcs = WCS(header, fobj=hdus, naxis=2)
-            usable = wcs.has_celestial and is_usable(wcs, shape)
+            usable = wcs.has_celestial and is_usable(wcs, shape) and not _singular(wcs)
     except (ValueError, TypeError, KeyError, IndexError, AssertionError, MemoryError, VerifyError) as error:
         return None, [f"its WCS cannot be used ({one_line(error)})"]
     if not usable:
-        return None, ["its WCS cannot be used (it puts the image outside the sky)"]
+        return None, ["its WCS cannot be used (it puts the image outside the sky, or on a line)"]
     return wcs, _distortion_notes(header, wcs)
+
+
+def _fault(header):
+    """What astropy passes over in silence and puts the image at a wrong place for; "" for nothing."""
+    numbers = [f"{key}{axis}" for key in ("CRVAL", "CRPIX", "CDELT") for axis in (1, 2)]
+    matrix = [key for key in ("CD1_1", "CD1_2", "CD2_1", "CD2_2") if key in header]
+    for key in (*numbers, *matrix):
+        if isinstance(header.get(key), (str, bool)):
+            return f"{key} is {header[key]!r}, not a number"
+    if matrix and not any(header[key] for key in matrix):
+        return "all of its CD matrix is 0"
+    return ""
+
+
+def _singular(wcs):
+    """Whether all pixels lie on one line of the sky."""
+    matrix = wcs.celestial.pixel_scale_matrix
+    return abs(np.linalg.det(matrix)) < 1e-9 * np.abs(matrix).max() ** 2
 
 
 def _distortion_notes(header, wcs):

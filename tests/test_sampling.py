@@ -63,7 +63,7 @@ def galaxies(tmp_path):
 
 @pytest.mark.parametrize("factor", [1, 2, 4, 8])
 def test_positions_and_sizes_are_the_images_own(tmp_path, factor):
-    """Whatever the factor, centres are right to about half a pixel of the image, and areas to the steps of the masks."""
+    """Whatever the factor, centres are right to about half a pixel of the image, areas to the steps of masks."""
     path, places = galaxies(tmp_path)
     table = surveycat.run(path, detector=BlobDetector(90, 3), resample=factor, ra=10, dec=0, pixel_scale=0.1)
     table.sort("y")

@@ -385,7 +385,14 @@ def _about(image):
         "wcs_source": image.wcs_source,
         "pixel_scale": image.pixel_scale,
         "s_region": _outline(image),
+        "zero_points": {band: _zero_point(known) for band, known in image.calibration.items()},
     }
+
+
+def _zero_point(calibration):
+    """What a unit of a band is worth; a FLUX20 may be off by a few hundredths of a magnitude, which no header says."""
+    worth = None if np.isnan(calibration.nanomaggy) else calibration.nanomaggy
+    return {"nanomaggy_per_unit": worth, "from": calibration.source}
 
 
 def _outline(image):

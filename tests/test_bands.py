@@ -255,7 +255,9 @@ def test_the_command_makes_one_catalogue(three, tmp_path, caplog):
     places = sky_of(X, Y, fits.getheader(three[1]))
     np.testing.assert_allclose(np.asarray(table["ra"])[order], places.ra.deg, atol=0.02 / 3600)
     assert sum("of one image" in line for line in caplog.messages) == 1
-    assert table.meta["inputs"][0]["name"] == "g.fits, r.fits, i.fits"
+    about = table.meta["inputs"][0]
+    assert about["name"] == "g.fits, r.fits, i.fits"
+    assert about["zero_points"]["r"] == {"nanomaggy_per_unit": None, "from": ""}
 
 
 def test_bands_none_gives_one_image_each(three):

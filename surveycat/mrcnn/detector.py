@@ -12,6 +12,7 @@ import numpy as np
 from surveycat.detections import Detections
 from surveycat.errors import OptionError, WeightsError
 from surveycat.mrcnn.centring import centre_boxes
+from surveycat.mrcnn.masks import distinct
 from surveycat.quiet import start_backend
 
 CHUNK = 8  # detections that one compiled call gives a class or a mask
@@ -319,7 +320,8 @@ class Detector:
         likely = np.nonzero(score >= min_score)[0]
         (logits,) = _in_chunks(self._mask_outputs, raw.levels, *(one[likely] for one in raw.regions))
         crops, origins = self.network.paste(logits, raw.box[likely], self.tile_size)
-        drawn = [i for i, crop in enumerate(crops) if crop.any()]
+        own = distinct(crops, origins, raw.tile[likely], score[likely])
+        drawn = [i for i, crop in enumerate(crops) if own[i] and crop.any()]
         keep = likely[drawn]
         return Detections.from_masks(
             tile=raw.tile[keep] + start,

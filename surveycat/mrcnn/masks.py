@@ -95,3 +95,49 @@ def resize(image, height, width):
     factors = [1 / (length / new) for length, new in zip(image.shape, (height, width), strict=False)]
     factors += [1] * (image.ndim - 2)
     return zoom(image.astype(np.float64), factors, order=1, mode="grid-constant", grid_mode=True)
+
+
+def distinct(crops, origins, tile, score, iou=0.5):
+    """Which masks are of objects of their own: two of one tile with much in common are one, whatever their boxes say.
+
+    Parameters
+    ----------
+    crops : list of ndarray of bool, shape (h, w)
+        Masks, each cropped.
+    origins : ndarray of int, shape (N, 2)
+        Row and column of each crop's first pixel.
+    tile : ndarray of int, shape (N,)
+        The tile of each.
+    score : ndarray, shape (N,)
+        The worse of two goes.
+    iou : float
+        Intersection over union of the masks from which two are one.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+        True for those that stay.
+    """
+    keep = np.ones(len(crops), bool)
+    order = np.argsort(-np.asarray(score), kind="stable")
+    for place, i in enumerate(order):
+        rivals = order[:place]
+        for j in rivals[keep[rivals] & (tile[rivals] == tile[i])]:
+            shared = _shared(crops[i], origins[i], crops[j], origins[j])
+            if shared >= iou * (crops[i].sum() + crops[j].sum() - shared) > 0:
+                keep[i] = False
+                break
+    return keep
+
+
+def _shared(first, first_origin, second, second_origin):
+    """Number of pixels that two cropped masks have in common."""
+    low = np.maximum(first_origin, second_origin)
+    high = np.minimum(first_origin + np.array(first.shape), second_origin + np.array(second.shape))
+    if (high <= low).any():
+        return 0
+    parts = [
+        mask[tuple(slice(*ends) for ends in zip(low - origin, high - origin, strict=True))]
+        for mask, origin in ((first, first_origin), (second, second_origin))
+    ]
+    return int(np.logical_and(*parts).sum())

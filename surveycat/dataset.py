@@ -172,6 +172,10 @@ def _read(path, columns=None):
         return pyarrow.parquet.ParquetFile(file).read(columns=columns)
 
 
+def _total(column):
+    return int(column.to_numpy().sum())
+
+
 def _plain(column):
     """Give a column of Arrow as numpy: text as str, not as objects."""
     import pyarrow as pa
@@ -284,7 +288,7 @@ class Store:
                 continue
             try:
                 table = _read(targets, OUTCOME_COLUMNS)
-                if rows is not None and _n_rows(rows) != sum(table["n_detections"].to_pylist()):
+                if rows is not None and _n_rows(rows) != _total(table["n_detections"]):
                     raise ValueError("its rows are not those that were counted")
             except (OSError, ValueError, KeyError, pa.ArrowException) as error:
                 if rows is None:
@@ -591,8 +595,9 @@ def _write_targets(folder, done, targets, refused):
 
     if done is None:
         done = _outcomes_table(targets.id[:0], [], [], [], [], [], [], [])
-    row = dict(zip(targets.id.tolist(), targets.row.tolist(), strict=True))
-    done = done.append_column("row", pa.array([row[each] for each in done["id"].to_pylist()], pa.int64()))
+    order = np.argsort(targets.id)
+    place = np.searchsorted(targets.id, _plain(done["id"]), sorter=order) if len(done) else np.empty(0, np.int64)
+    done = done.append_column("row", pa.array(targets.row[order[place]], pa.int64()))
     outcome = np.array(done["outcome"].to_pylist(), dtype="U10")
     _write(done, folder / "targets.parquet")
     _write(done.filter(pa.array(outcome == "undetected")).drop_columns(["outcome", "stage", "reason"]),
@@ -614,7 +619,7 @@ def _write_targets(folder, done, targets, refused):
 
 def _check_counts(counts, done, targets, refused):
     """Refuse a dataset whose numbers do not add up."""
-    found = 0 if done is None else sum(done["n_detections"].to_pylist())
+    found = 0 if done is None else _total(done["n_detections"])
     checks = (
         ("targets", counts["targets"], sum(counts[name] for name in OUTCOMES)),
         ("detections", counts["detections"], found),

@@ -41,14 +41,11 @@ def test_noise_tells_where_there_are_no_stars():
     rng = np.random.default_rng(1)
     coarse = ndimage.gaussian_filter(rng.normal(0, 1, (150, 150)), 0.6)
     fine = ndimage.zoom(coarse / coarse.std(), 4, order=1)
-    for field, level in (
-        (fine, 2),
-        (rng.normal(0, 1, (600, 600)), 0),
-        (np.linspace(-2, 2, 360_000).reshape(600, 600), 0),
-    ):
+    glow = np.linspace(-2, 2, 360_000).reshape(600, 600)
+    for field, enlarged in ((fine, True), (rng.normal(0, 1, (600, 600)), False), (glow, False)):
         picture = np.clip(40 + 8 * field, 0, 255).astype(np.uint8)
         with open_image(np.repeat(picture[..., None], 3, axis=2)) as image:
-            assert shrink_level(image)[0] == level
+            assert (shrink_level(image)[0] > 0) == enlarged
 
 
 def galaxies(tmp_path):

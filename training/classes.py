@@ -259,7 +259,7 @@ def class_losses(network, batch):
         ``spiral``, ``galaxy``.
     """
     galaxy, spiral = network.class_outputs(
-        network.normalise(batch["image"]), batch["box"], batch["image_index"], training=True
+        network.view(network.normalise(batch["image"])), batch["box"], batch["image_index"], training=True
     )
     return {
         "spiral": weighted_mean(binary_cross_entropy(batch["p_spiral"], spiral), batch["class_weight"]),
@@ -288,11 +288,9 @@ def accuracy(network, samples, frame):
     right = []
     for start in range(0, len(samples), 32):
         part = samples[start : start + 32]
-        pixels = network.normalise(np.stack([one["image"] for one in part]))
+        view = network.view(network.normalise(np.stack([one["image"] for one in part])))
         boxes = np.concatenate([one["box"] for one in part])
-        right.append(
-            ops.convert_to_numpy(network.class_outputs(pixels, boxes, np.arange(len(part), dtype=np.int32))[1])
-        )
+        right.append(ops.convert_to_numpy(network.class_outputs(view, boxes, np.arange(len(part), dtype=np.int32))[1]))
     spiral = (frame["label"] == "spiral").to_numpy()
     right = (np.concatenate(right) > 0) == spiral
     sure = (frame["confident"] == 1).to_numpy()

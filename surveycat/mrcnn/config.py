@@ -169,8 +169,8 @@ class Calibration:
         A larger b counts as this. What b says of faint objects changes with the place of the grid, what g says hardly:
         b decides what is no galaxy, g what is one.
     galaxy_most : float
-        The largest second opinion g to reckon with: what could not reach a wanted score even with it is not asked for
-        its class at all.
+        The largest second opinion g to reckon with where the box head says no: a box that could not reach a wanted
+        score even with it is not asked for its class at all.
     class_scale, class_bias : float
         Probability of being a spiral, given a galaxy, in the same way (class_scale is the inverse temperature
         of Guo et al. 2017).

@@ -9,6 +9,8 @@ from surveycat.mrcnn.heads import build_box_head, build_class_head, build_mask_h
 from surveycat.mrcnn.masks import paste_masks
 from surveycat.mrcnn.rpn import build_rpn_head, make_anchors, propose
 
+SHRUNK = (1, 2, 4)  # the copies of a tile from which the class head's crops are read
+
 
 class Regions:
     """What every Mask R-CNN does here: pyramid, proposals, boxes; its heads judge and describe them.
@@ -135,8 +137,8 @@ class Regions:
 
         Returns
         -------
-        pixels : tensor, shape (B, T, T, 3)
-            Normalised tiles, for `class_outputs`.
+        view : tensor
+            What the class is read from (see `view`), for `class_outputs`.
         levels : list of tensor
             Feature pyramid, for `mask_outputs`.
         boxes : tensor, shape (B, max_detections, 4)
@@ -170,7 +172,22 @@ class Regions:
         )
         # the last proposal still looks like a galaxy: there may have been more behind it
         crowded = objectness[:, -1] > 0.0
-        return pixels, levels, boxes, logits, crowded, *evidence
+        return self.view(pixels), levels, boxes, logits, crowded, *evidence
+
+    def view(self, pixels):
+        """What the class of boxes is read from.
+
+        Parameters
+        ----------
+        pixels : tensor, shape (B, T, T, 3)
+            Normalised tiles.
+
+        Returns
+        -------
+        tensor
+            The tiles, unless a kind of network reads something else.
+        """
+        return pixels
 
     def group(self, evidence):
         """Groups of detections that do not suppress each other.
@@ -264,13 +281,31 @@ class MaskRCNN(Regions):
         logits, deltas = super().box_outputs(levels, boxes, training)
         return logits[..., 0], deltas
 
-    def class_crops(self, pixels, boxes, image_index):
-        """What the class head sees: the image around each box, and a channel that marks the box.
+    def view(self, pixels):
+        """The image and two shrunk copies, as `class_crops` reads them: made once for all boxes of a batch.
 
         Parameters
         ----------
         pixels : tensor, shape (B, T, T, 3)
             Normalised pixels.
+
+        Returns
+        -------
+        tensor, shape (B, 7 * T // 4, 3 * T)
+            Their rows.
+        """
+        copies = [pixels]
+        for _ in SHRUNK[1:]:
+            copies.append(ops.average_pool(copies[-1], 2, strides=2, padding="valid"))
+        return roi.stack_rows(copies)
+
+    def class_crops(self, view, boxes, image_index):
+        """What the class head sees: the image around each box, and a channel that marks the box.
+
+        Parameters
+        ----------
+        view : tensor, shape (B, 7 * T // 4, 3 * T)
+            From `view`.
         boxes : tensor, shape (R, 4)
             Boxes, px.
         image_index : tensor of int32, shape (R,)
@@ -286,12 +321,10 @@ class MaskRCNN(Regions):
         centre = boxes[:, :2] + 0.5 * size
         half = 0.5 * ops.maximum(self.config.class_context * ops.max(size, axis=1, keepdims=True), float(samples))
         square = ops.concatenate([centre - half, centre + half], axis=1)
-        copies = [pixels]
-        for _ in range(2):
-            copies.append(ops.average_pool(copies[-1], 2, strides=2, padding="valid"))
         shrink = ops.log(2.0 * half[:, 0] / samples) / ops.log(2.0)
-        level = ops.cast(ops.clip(ops.round(shrink), 0.0, len(copies) - 1.0), "int32")
-        crops = roi.crop_images(copies, (1, 2, 4), square, image_index, level, samples)
+        level = ops.cast(ops.clip(ops.round(shrink), 0.0, len(SHRUNK) - 1.0), "int32")
+        shapes = [(self.config.tile_size // by, self.config.tile_size // by) for by in SHRUNK]
+        crops = roi.crop_rows(view, shapes, SHRUNK, square, image_index, level, samples)
         return ops.concatenate([crops, _box_mark(size, half, samples)], axis=-1)
 
     def mask_outputs(self, levels, boxes, image_index, training=False):
@@ -316,12 +349,12 @@ class MaskRCNN(Regions):
         regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
         return (self.parts["mask_head"](regions, training=training),)
 
-    def class_outputs(self, pixels, boxes, image_index, training=False):
+    def class_outputs(self, view, boxes, image_index, training=False):
         """Class of chosen boxes, packed over the batch.
 
         Parameters
         ----------
-        pixels : tensor, shape (B, T, T, 3)
+        view : tensor, shape (B, 7 * T // 4, 3 * T)
             From `first_look`.
         boxes : tensor, shape (R, 4)
             Boxes, px.
@@ -335,7 +368,7 @@ class MaskRCNN(Regions):
         galaxy_logit, spiral_logit : tensor, shape (R,)
             Galaxy or not; spiral or elliptical.
         """
-        crops = self.class_crops(pixels, boxes, image_index)
+        crops = self.class_crops(view, boxes, image_index)
         logits = self.parts["class_head"](crops, training=training)
         return logits[:, 0], logits[:, 1]
 

@@ -431,19 +431,40 @@ def _weighted_rows(rows, corners):
     return total
 
 
-def crop_images(images, strides, boxes, image_index, level, samples):
-    """What `roi_align` gives, faster where channels are few: whole rows are gathered, then columns of those.
+def stack_rows(images):
+    """Copies of images at several sizes, row upon row, as `crop_rows` reads them.
 
     Parameters
     ----------
     images : list of tensor, shape (B, H_l, W_l, C)
-        Images, the widest first.
+        The copies, the widest first.
+
+    Returns
+    -------
+    tensor, shape (B, sum of H_l, W_0 * C)
+        Their rows; narrower ones are filled up with zeros.
+    """
+    widest, channels = images[0].shape[2], images[0].shape[3]
+    padded = [ops.pad(one, ((0, 0), (0, 0), (0, widest - one.shape[2]), (0, 0))) for one in images]
+    stacked = ops.concatenate(padded, axis=1)
+    return ops.reshape(stacked, (-1, stacked.shape[1], widest * channels))
+
+
+def crop_rows(stacked, shapes, strides, boxes, image_index, level, samples):
+    """What `roi_align` gives, faster where channels are few: whole rows are gathered, then columns of those.
+
+    Parameters
+    ----------
+    stacked : tensor, shape (B, sum of H_l, W_0 * C)
+        From `stack_rows`.
+    shapes : list of (int, int)
+        Rows and columns of each copy.
     strides : sequence of float
-        px per cell of each image.
+        px per cell of each copy.
     boxes : tensor, shape (R, 4)
         Regions, px.
     image_index, level : tensor of int32, shape (R,)
-        Which image of the batch, and which of the images, each region is read from.
+        Which image of the batch, and which of its copies, each region is read from.
     samples : int
         Samples along each side.
 
@@ -452,15 +473,13 @@ def crop_images(images, strides, boxes, image_index, level, samples):
     tensor, shape (R, samples, samples, C)
         The samples.
     """
-    heights, widths = [one.shape[1] for one in images], [one.shape[2] for one in images]
-    widest, channels = widths[0], images[0].shape[-1]
-    padded = [ops.pad(one, ((0, 0), (0, 0), (0, widest - one.shape[2]), (0, 0))) for one in images]
-    rows = ops.reshape(ops.concatenate(padded, axis=1), (-1, widest * channels))
+    (heights, widths), length = zip(*shapes, strict=True), stacked.shape[2]
+    widest, channels = widths[0], length // widths[0]
     centres = _bin_centres(strides, level, samples)
     y, y_part, y_inside = _axis_samples(boxes[:, 0], boxes[:, 2], _per_level(heights, level), centres, 0.5)
     x, x_part, x_inside = _axis_samples(boxes[:, 1], boxes[:, 3], _per_level(widths, level), centres, 0.5)
     start = image_index * sum(heights) + _per_level(_starts(heights), level)
-    rows = _blend_rows(rows, y + ops.expand_dims(start, -1), y_part, y_inside)
+    rows = _blend_rows(ops.reshape(stacked, (-1, length)), y + ops.expand_dims(start, -1), y_part, y_inside)
     columns = ops.transpose(ops.reshape(rows, (-1, samples, widest, channels)), (0, 2, 1, 3))
     columns = ops.reshape(columns, (-1, samples * channels))
     start = ops.arange(ops.shape(boxes)[0], dtype="int32") * widest

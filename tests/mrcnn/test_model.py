@@ -10,7 +10,7 @@ def test_folding_normalisation_changes_no_output(small_network, small_config, ti
     """Inference on the folded network is the network that was trained."""
     folded = MaskRCNN(small_config)
     folded.parts = {name: fold_batch_norm(part) for name, part in small_network.parts.items()}
-    pixels, levels, boxes, logits, _ = small_network.first_look(tiles)
+    view, levels, boxes, logits, _ = small_network.first_look(tiles)
     _, levels_folded, boxes_folded, logits_folded, _ = folded.first_look(tiles)
     for a, b in zip(levels, levels_folded, strict=True):
         a, b = ops.convert_to_numpy(a), ops.convert_to_numpy(b)
@@ -18,8 +18,8 @@ def test_folding_normalisation_changes_no_output(small_network, small_config, ti
     np.testing.assert_allclose(ops.convert_to_numpy(logits), ops.convert_to_numpy(logits_folded), atol=1e-3)
     some = ops.convert_to_numpy(boxes)[:, 0]
     index = np.arange(len(some), dtype="int32")
-    trained = [*small_network.class_outputs(pixels, some, index), *small_network.mask_outputs(levels, some, index)]
-    run = [*folded.class_outputs(pixels, some, index), *folded.mask_outputs(levels_folded, some, index)]
+    trained = [*small_network.class_outputs(view, some, index), *small_network.mask_outputs(levels, some, index)]
+    run = [*folded.class_outputs(view, some, index), *folded.mask_outputs(levels_folded, some, index)]
     for a, b in zip(trained, run, strict=True):
         np.testing.assert_allclose(ops.convert_to_numpy(a), ops.convert_to_numpy(b), atol=1e-3)
 
@@ -36,7 +36,9 @@ def test_class_crop_of_a_small_box_is_the_native_pixels(small_network, small_con
     pixels = rng.normal(size=(1, 128, 128, 3)).astype("float32")
     box = np.float32([[60, 50, 70, 62]])  # centre (65, 56)
     crop = ops.convert_to_numpy(
-        small_network.class_crops(ops.convert_to_tensor(pixels), ops.convert_to_tensor(box), np.int32([0]))
+        small_network.class_crops(
+            small_network.view(ops.convert_to_tensor(pixels)), ops.convert_to_tensor(box), np.int32([0])
+        )
     )
     half = small_config.class_pool // 2
     np.testing.assert_allclose(crop[0, :, :, :3], pixels[0, 65 - half : 65 + half, 56 - half : 56 + half], atol=1e-4)
@@ -46,7 +48,9 @@ def test_box_mark_peaks_on_the_box(small_network):
     """The fourth channel tells the head which of two neighbours is meant."""
     box = np.float32([[60, 50, 70, 62]])
     crop = ops.convert_to_numpy(
-        small_network.class_crops(ops.zeros((1, 128, 128, 3)), ops.convert_to_tensor(box), np.int32([0]))
+        small_network.class_crops(
+            small_network.view(ops.zeros((1, 128, 128, 3))), ops.convert_to_tensor(box), np.int32([0])
+        )
     )
     mark = crop[0, :, :, 3]
     assert np.unravel_index(mark.argmax(), mark.shape) in {(15, 15), (15, 16), (16, 15), (16, 16)}

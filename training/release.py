@@ -159,8 +159,8 @@ def calibrate(network, scenes, data):
     box, galaxy, bias = fit_logistic(logits, is_galaxy)
     # scenes hold more galaxies than the sky among the same stars: odds go with the density (Saerens et al. 2002)
     bias += np.log(SKY_GALAXIES / np.mean([len(scene["box"]) for scene in scenes]))
-    # where the box head says no, the class head says yes so loudly in one of 100 cases
-    most = float(np.quantile(logits[logits[:, 0] < 0, 1], 0.99))
+    # where the box head says no, the class head says yes so loudly in one of 50 cases
+    most = float(np.quantile(logits[logits[:, 0] < 0, 1], 0.98))
     spiral, is_spiral = judge_cutouts(detector, data)
     # as if both classes were as frequent: the mix of the cutouts is not that of anybody's sky
     importance = np.where(is_spiral == 1, 0.5 / is_spiral.mean(), 0.5 / (1 - is_spiral.mean()))

@@ -3,7 +3,7 @@
 import numpy as np
 
 FAINTEST = 6.0  # counts above the sky, summed over the channels, that are light and not noise
-ROUNDS = 5
+ROUNDS = 4
 
 
 def centre_boxes(tiles, tile, boxes):
@@ -39,7 +39,7 @@ def centre_boxes(tiles, tile, boxes):
 def _centroid(pixels, sky, centre, size):
     """Windowed centroid of the light in a box, from its centre; NaN where there is no light."""
     side = float(size.max())
-    reach = int(0.75 * side) + 3
+    reach = int(0.5 * side) + 3  # 2.5 sigma of the window
     first = np.maximum(centre.astype(int) - reach, 0)
     window = pixels[first[0] : int(centre[0]) + reach + 1, first[1] : int(centre[1]) + reach + 1]
     light = np.maximum(window.sum(axis=2, dtype=np.float32) - sky, 0.0)

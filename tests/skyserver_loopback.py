@@ -171,11 +171,18 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, parameters):
         kind = urlsplit(self.path).path.rpartition("/")[2]
         manner = self.loopback.begin(kind, parameters)
+        self._under_way = True
         try:
             self._behave(kind, manner, parameters)
         except (BrokenPipeError, ConnectionResetError):
             self.close_connection = True
         finally:
+            self._end()
+
+    def _end(self):
+        """Count the request as answered, once, and before its last byte: with that the client may begin another."""
+        if self._under_way:
+            self._under_way = False
             self.loopback.end()
 
     def _behave(self, kind, manner, parameters):
@@ -195,6 +202,7 @@ class _Handler(BaseHTTPRequestHandler):
         for name, value in headers:
             self.send_header(name, value)
         self.end_headers()
+        self._end()
         self.wfile.write(body)
 
     # good answers

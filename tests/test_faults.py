@@ -20,12 +20,13 @@ from surveycat.unfinished import partial_folder
 HERE = Path(__file__).parent
 # The command itself, with a detector that needs no TensorFlow. A file may not grow beyond argv[1] bytes.
 PROGRAM = """
-import resource, sys
+import resource, signal, sys
 sys.path.insert(0, {tests!r})
 from test_unfinished import Logging
 from surveycat import pipeline, scratch
 from surveycat.cli import main
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
     most, log, large = sys.argv[1:4]
     if int(most):
         resource.setrlimit(resource.RLIMIT_FSIZE, (int(most), int(most)))

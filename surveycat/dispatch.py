@@ -543,15 +543,20 @@ def _next_done(client, tasks, timeout):
 
 
 def _answer(client, task, timeout):
-    """Give the result of a task, or what it raised."""
-    with _same_scheduler(client):
-        try:
-            error = task.exception(timeout)
+    """Give the result of a task that is done, or what it raised.
+
+    Its worker may die before the answer is fetched, and with it the answer: then another has to do the task again.
+    """
+    end, patience = time.monotonic() + timeout, POLL
+    while time.monotonic() < end:
+        with _same_scheduler(client), contextlib.suppress(TimeoutError):  # an OSError, too, but only the wait's
+            error = task.exception(patience)
             if isinstance(error, CancelledError):  # nobody did it: no fault of the tiles
                 raise error
-            return error or task.result(timeout)
-        except TimeoutError as error:  # an OSError, too, but only the task's
-            return error
+            return error or task.result(patience)
+        _next_done(client, [task], timeout)
+        patience *= 2
+    return TimeoutError(f"no answer from any worker for {timeout:g} s")
 
 
 @contextlib.contextmanager

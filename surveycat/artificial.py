@@ -265,7 +265,7 @@ def real_galaxy(path, radius, rng):
     Returns
     -------
     light : ndarray of float32, shape (3, h, w)
-        i, r, g; light of the middle channel 1 in total.
+        Channels i, r, g; light of the middle one 1 in total.
     radius : float
         Half-light radius, pixels.
 

@@ -219,8 +219,7 @@ class Image:
 
     @cached_property
     def sha256(self):
-        """Hash of the input: of the file's bytes, of those of all files of bands one after the other, or of the
-        array's."""
+        """Hash of the input: of the bytes of its file, of all files of bands one after the other, or of the array."""
         image = self._source.image
         if isinstance(image, np.ndarray):
             return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()

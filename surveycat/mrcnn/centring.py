@@ -27,7 +27,7 @@ def centre_boxes(tiles, tile, boxes):
         Boxes of the same sizes; where the light would move one by more than a quarter of its side it stays.
     """
     # every third pixel gives the sky well enough
-    sky = np.median(tiles[:, ::3, ::3].sum(axis=3, dtype=np.float32), axis=(1, 2)) + FAINTEST
+    sky = np.median(_total(tiles[:, ::3, ::3]), axis=(1, 2)) + FAINTEST
     size = boxes[:, 2:] - boxes[:, :2]
     centre = boxes[:, :2] + 0.5 * size
     moved = np.array([_centroid(tiles[t], sky[t], c, s) for t, c, s in zip(tile, centre, size, strict=True)])
@@ -42,7 +42,7 @@ def _centroid(pixels, sky, centre, size):
     reach = int(0.5 * side) + 3  # 2.5 sigma of the window
     first = np.maximum(centre.astype(int) - reach, 0)
     window = pixels[first[0] : int(centre[0]) + reach + 1, first[1] : int(centre[1]) + reach + 1]
-    light = np.maximum(window.sum(axis=2, dtype=np.float32) - sky, 0.0)
+    light = np.maximum(_total(window) - sky, 0.0)
     # pixel i spans i to i + 1 in the coordinates of boxes
     rows = (first[0] + 0.5 + np.arange(light.shape[0])).astype(np.float32)
     columns = (first[1] + 0.5 + np.arange(light.shape[1])).astype(np.float32)
@@ -58,3 +58,8 @@ def _centroid(pixels, sky, centre, size):
         step_x = by_column @ (across * (columns - x)) / total
         y, x = y + 2 * step_y, x + 2 * step_x
     return y, x
+
+
+def _total(pixels):
+    """Sum over the three channels, several times faster than `sum` over so short an axis."""
+    return pixels[..., 0].astype(np.float32) + pixels[..., 1] + pixels[..., 2]

@@ -15,7 +15,7 @@ from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.masks import distinct
 from surveycat.quiet import start_backend
 
-CLASS_CHUNK, MASK_CHUNK = 16, 8  # detections that one compiled call gives a class, or a mask
+CHUNK = 24  # detections that one compiled call gives a class, or a mask: about what a batch of eight tiles holds
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
 
 log = logging.getLogger(__name__)
@@ -318,7 +318,7 @@ class Detector:
         score = _sigmoid(calibration.galaxy_logit(raw.box_logit, raw.galaxy_logit))
         p_spiral = _sigmoid(calibration.class_scale * raw.spiral_logit + calibration.class_bias)
         likely = np.nonzero(score >= min_score)[0]
-        (logits,) = _in_chunks(self._mask_outputs, MASK_CHUNK, raw.levels, *(one[likely] for one in raw.regions))
+        (logits,) = _in_chunks(self._mask_outputs, raw.levels, *(one[likely] for one in raw.regions))
         crops, origins = self.network.paste(logits, raw.box[likely], self.tile_size)
         own = distinct(crops, origins, raw.tile[likely], score[likely])
         drawn = [i for i, crop in enumerate(crops) if own[i] and crop.any()]
@@ -351,7 +351,7 @@ class Detector:
         """
         found = self.find(tiles, least_box_logit)
         boxes = self.network.config.to_frame(centre_boxes(tiles, found.tile, found.box))
-        galaxy, spiral = _in_chunks(self._class_outputs, CLASS_CHUNK, found.view, boxes, *found.regions[1:])
+        galaxy, spiral = _in_chunks(self._class_outputs, found.view, boxes, *found.regions[1:])
         return RawDetections(*found[:3], galaxy, spiral, found.levels, found.regions, found.capped)
 
     def find(self, tiles, least_box_logit=-np.inf):
@@ -383,15 +383,13 @@ class Detector:
         return Boxes(tile, self.network.config.to_pixels(boxes), logits, view, levels, regions, capped)
 
 
-def _in_chunks(function, size, maps, *regions):
+def _in_chunks(function, maps, *regions):
     """Call a compiled function of regions on chunks of one shape, the last filled up.
 
     Parameters
     ----------
     function : callable
-        ``(maps, *regions)`` with C rows each, to a tuple of tensors with C rows.
-    size : int
-        C, the rows of a chunk.
+        ``(maps, *regions)`` with `CHUNK` rows each, to a tuple of tensors with as many.
     maps : tensor or list of tensor
         What it reads from.
     *regions : ndarray, shape (N, ...)
@@ -406,8 +404,8 @@ def _in_chunks(function, size, maps, *regions):
     if not count:  # the shapes of its answers are known by asking only
         regions = [np.zeros((1, *one.shape[1:]), one.dtype) for one in regions]
     answers = []
-    for first in range(0, max(count, 1), size):
-        rows = np.minimum(np.arange(first, first + size), max(count, 1) - 1)
+    for first in range(0, max(count, 1), CHUNK):
+        rows = np.minimum(np.arange(first, first + CHUNK), max(count, 1) - 1)
         answers.append([_to_numpy(one) for one in function(maps, *(one[rows] for one in regions))])
     return [np.concatenate(one)[:count] for one in zip(*answers, strict=True)]
 

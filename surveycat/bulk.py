@@ -33,6 +33,7 @@ from surveycat.errors import ImageError, OptionError, OutsideFootprint, RunFaile
 from surveycat.image import open_image
 from surveycat.mrcnn.detector import DetectorSpec
 from surveycat.pipeline import search
+from surveycat.sampling import FINEST, WANTED, shrink_level
 from surveycat.skyserver import SCALE
 from surveycat.stitch import stitch
 from surveycat.targets import columns_of, read_targets
@@ -111,6 +112,7 @@ def bulk(
     dec_column=None,
     keep=(),
     weights="compact",
+    preset=None,
     detector=None,
     min_score=0.5,
     workers=0,
@@ -144,7 +146,7 @@ def bulk(
         Columns of the list; found by name by default.
     keep : sequence of str, optional
         Columns of the list that rows on targets get.
-    weights, detector, min_score, workers
+    weights, preset, detector, min_score, workers
         As in `surveycat.run`.
     order : int, optional
         Order of the HEALPix cells by which the dataset is divided.
@@ -175,7 +177,7 @@ def bulk(
     todo = read_targets(targets, id_column, columns, ra_column, dec_column)
     if not todo.images and source is None:
         raise OptionError(f"{targets} is a list of positions; say by --images where their cutouts are, or skyserver")
-    detector = detector or DetectorSpec(str(weights))
+    detector = detector or DetectorSpec(str(weights), preset=preset)
     job = Job(None if todo.images else source, told, pixel_scale, detector, min_score)
     network = loaded(detector)
     store = Store(out, _made_with(job, network, size, todo), resume, overwrite)
@@ -209,6 +211,10 @@ def _check_options(out, size, pixel_scale, min_score, order):
         raise OptionError(f"size is {size}; give 64 to 2048 pixels")
     if not 0.015 <= pixel_scale <= 60:
         raise OptionError(f"pixel-scale is {pixel_scale:g}; give 0.015 to 60 arcsec")
+    if pixel_scale * FINEST < SCALE * WANTED:
+        log.warning(
+            'cutouts are searched at %g"/px, finer than the network knows: that of SDSS is %g', pixel_scale, SCALE
+        )
     if not 0 <= min_score <= 1:
         raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
     if not ORDERS[0] <= order <= ORDERS[1]:
@@ -502,12 +508,18 @@ def _redone(job, detector, pending, outcomes):
 
 
 def _whole(job, detector, pending, number, picture):
-    """Search a picture larger than a tile, or an image of the list, as `surveycat.run` does."""
+    """Search a picture larger than a tile, or an image of the list, as `surveycat.run` does.
+
+    Pictures have the scale that the user asks for by option; images of a list have their own.
+    """
     try:
         with _opened(pending, number, picture) as image:
             if image.wcs is None:
                 raise ImageError(f"{image.name} has no sky position; give it a WCS, AVM tags or a sidecar .wcs")
-            table, failed = search(image, detector, 0, job.min_score)
+            level, why = (0, ()) if picture is not None else shrink_level(image)
+            for note in why:
+                log.info("%s: %s", image.name, note)
+            table, failed = search(image, detector, 0, job.min_score, level=level)
             columns = {name: np.asarray(getattr(table[name], "value", table[name])) for name in table.colnames}
             if picture is None:
                 columns = _without_target(columns)

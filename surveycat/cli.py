@@ -276,6 +276,7 @@ def fetch(ra, dec, size, out, quiet, pixel_scale, overwrite, **service):
 @click.option("--bands", default="auto", show_default=True, help="As in run: names of FITS files that are bands.")
 @click.option("--region", help="Only this part of the image, as in run.")
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
+@click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 @_reporting
@@ -326,6 +327,7 @@ def _two_numbers(option, text):
 @click.option("--dec-column", help="Column with declinations.")
 @click.option("--keep", multiple=True, help="Column of the list that rows on targets get; may be repeated.")
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
+@click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
 @click.option("--healpix-order", type=int, default=4, show_default=True, help="Order of the dataset's cells.")

@@ -271,10 +271,13 @@ class Network:
         Name of its weights, or of its type.
     sha256 : str
         Their checksum, "" for none.
+    versions : dict of str
+        Versions of what computes where it was loaded; empty for a detector that does not say.
     """
 
     weights_id: str
     sha256: str
+    versions: dict
 
 
 def network_of(detector, client=None, timeout=TIMEOUT):
@@ -322,7 +325,11 @@ def network_of(detector, client=None, timeout=TIMEOUT):
 def _known(detector):
     with _at_work:
         network = loaded(detector)
-    return Network(getattr(network, "weights_id", type(network).__name__), getattr(network, "sha256", ""))
+    return Network(
+        getattr(network, "weights_id", type(network).__name__),
+        getattr(network, "sha256", ""),
+        getattr(network, "versions", {}),
+    )
 
 
 def _ask(network, pixels, min_score):

@@ -96,6 +96,7 @@ def inject(
     bands="auto",
     region=None,
     weights="compact",
+    preset=None,
     detector=None,
     min_score=0.5,
     overwrite=False,
@@ -126,7 +127,7 @@ def inject(
         magnitudes are then in the image's own units.
     seed : int, optional
         The same seed adds the same objects.
-    bands, region, weights, detector, min_score, progress
+    bands, region, weights, preset, detector, min_score, progress
         As in `surveycat.run`.
     overwrite : bool, optional
         Replace what `out` holds from an earlier run.
@@ -151,7 +152,7 @@ def inject(
     with open_image(gathered[0]) as whole:
         image = whole if region is None else whole.region(parse_region(region, whole))
         field = Field.of(image, fwhm, zero_point)
-        detector = loaded(detector or DetectorSpec(os.fspath(weights)))
+        detector = loaded(detector or DetectorSpec(os.fspath(weights), preset=preset))
         magnitudes = magnitudes or tuple(field.deepest - span for span in SPAN)
         sizes = sizes or tuple(field.psf.half_light_radius * size for size in SIZES)
         objects = draw(image.shape, galaxies, stars, magnitudes, sizes, files, np.random.default_rng([seed, 1]))

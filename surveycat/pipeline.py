@@ -10,7 +10,6 @@ import os
 import time
 from datetime import UTC, datetime
 from functools import partial
-from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -158,8 +157,10 @@ def run(
                 image = _part(whole, region)
                 if moc is not None and image.wcs is None:
                     raise OptionError(f"{moc} needs the image's place on the sky: add --wcs, or --ra and --dec")
-                made_by = _made_by(network_of(detector, client))
-                finished = Finished(folder / str(number), _manifest(image, batch, made_by, options))
+                network = network_of(detector, client)
+                made_by = _made_by(network)
+                manifest = _manifest(image, batch, {**made_by, "versions": network.versions}, options)
+                finished = Finished(folder / str(number), manifest)
                 level, why = shrink_level(image, resample)
                 _say([*image.notes, *why], image.name)
                 capped = []
@@ -370,7 +371,6 @@ def _manifest(image, batch, made_by, options):
         "input": _about(image),
         "options": options,
         **made_by,
-        "versions": {name: metadata.version(name) for name in ("keras", "tensorflow")},
         "grid": {"size": grid.size, "overlap": grid.overlap, "batch": batch},
         "layout": FILE_VERSION,
     }

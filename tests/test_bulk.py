@@ -1,6 +1,7 @@
 """Bulk runs: every row of the list is accounted for, whatever happens on the way, and rows are those of `run`."""
 
 import json
+import logging
 import sys
 import zipfile
 
@@ -22,6 +23,7 @@ from click.testing import CliRunner
 from detectors import BAD, BlobDetector, Choking
 from PIL import Image
 from skyserver_loopback import Loopback, Sky, jpeg
+from test_sampling import starry
 
 import surveycat
 from surveycat import cli
@@ -201,6 +203,29 @@ def test_a_list_of_images_that_know_where_they_are(small, tmp_path):
     assert sum(view["is_primary"] for view in at) == 1 and not any(row["is_target"] for row in rows)
     (failure,) = pyarrow.parquet.read_table(tmp_path / "out" / "failures.parquet").to_pylist()
     assert failure["id"] == "bare.jpg" and "no sky position" in failure["reason"]
+
+
+def test_images_of_a_list_are_searched_at_the_resolution_that_run_chooses(tmp_path, caplog):
+    """A picture that is sampled too finely gives the rows that `surveycat.run` gives for it, and it is said."""
+    data = jpeg(starry(6.5))
+    (tmp_path / "fine.jpg").write_bytes(with_xmp(data, avm_packet(tan_wcs((700, 800), 10, 5, 0.1), (700, 800))))
+    (tmp_path / "list.csv").write_text(f"image,x\n{tmp_path}/fine.jpg,x\n")
+    table = surveycat.run(tmp_path / "fine.jpg", **BLOBS)
+    assert table.meta["inputs"][0]["searched_level"] == 1
+    with caplog.at_level(logging.INFO, "surveycat"):
+        bulk(tmp_path / "list.csv", out=tmp_path / "out", **BLOBS)
+    assert "fine.jpg: searched at 1/2 of its resolution" in caplog.text
+    assert sorted(rows_of(tmp_path / "out")["x"].to_pylist()) == pytest.approx(sorted(table["x"].value))
+
+
+def test_a_scale_finer_than_the_network_knows_is_said(small, tmp_path, caplog):
+    """Cutouts are searched at the scale that the user names, but not without a word if that is too fine."""
+    folder, *_ = small
+    for scale, said in ((0.1, True), (0.25, False)):
+        with caplog.at_level(logging.WARNING, "surveycat"):
+            caplog.clear()
+            bulk(folder / "list.csv", folder / "cutouts", tmp_path / f"{scale}", pixel_scale=scale, **BLOBS)
+        assert ("finer than the network knows" in caplog.text) == said
 
 
 def test_from_skyserver_the_same_as_from_files(small, tmp_path):
@@ -435,7 +460,7 @@ def test_workers_give_the_same_dataset(small, tmp_path):
 def test_from_the_command_line(small, tmp_path, monkeypatch):
     """`surveycat bulk` says what it did, exits with 3 when some failed, and with 1 and one line on an error."""
     folder, targets, sky, _ = small
-    monkeypatch.setattr(MODULE, "DetectorSpec", lambda weights: BlobDetector(threshold=60))
+    monkeypatch.setattr(MODULE, "DetectorSpec", lambda weights, preset: BlobDetector(threshold=60))
     words = ["bulk", str(folder / "list.csv"), "--images", str(folder / "cutouts"), "--out", str(tmp_path / "out")]
     done = CliRunner().invoke(cli.main, words)
     assert done.exit_code == 0, done.stderr

@@ -185,7 +185,7 @@ def test_outputs_and_images_that_cannot_be(field, tmp_path):
 
 def test_command_line(picture, tmp_path, monkeypatch, module):
     """The command passes on what it is given, says what came out, and errors are one line."""
-    monkeypatch.setattr(module, "DetectorSpec", lambda weights: BlobDetector(threshold=60))
+    monkeypatch.setattr(module, "DetectorSpec", lambda weights, preset: BlobDetector(threshold=60))
     arguments = ["inject", str(picture), "--out", str(tmp_path / "out"), *"--galaxies 9 --stars 9 --fwhm 4".split()]
     result = CliRunner().invoke(cli.main, [*arguments, "--magnitudes", "15,16", "--sizes", "1,2", "--zero-point", "22"])
     assert result.exit_code == 0, result.output

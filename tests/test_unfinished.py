@@ -99,6 +99,7 @@ def test_unfinished_run_is_not_passed_over(image, tmp_path):
         ({"region": "0,0,600,600"}, "input.shape|options.region"),
         ({"batch": 3}, "grid.batch 2, not 3"),
         ({"weights": "other"}, "weights_sha256 , not other"),
+        ({"versions": {"jax": "0.4"}}, "versions.jax None, not 0.4"),
         ({"input": True}, "input.sha256"),
     ],
 )
@@ -107,7 +108,7 @@ def test_other_run_is_refused(image, tmp_path, change, words):
     out, detector = tmp_path / "cat.parquet", Counting()
     interrupted(image, out)
     detector.batch_size = change.pop("batch", 2)
-    detector.sha256 = change.pop("weights", "")
+    detector.sha256, detector.versions = change.pop("weights", ""), change.pop("versions", {})
     if change.pop("input", False):
         np.save(image, np.load(image)[::-1])
     with pytest.raises(OutputError, match=words):

@@ -273,15 +273,21 @@ class Detector:
         Tiles a compiled call; smaller batches are filled up.
     weights_id, sha256 : str
         Name and checksum of the weights, for the catalogue.
+
+    Attributes
+    ----------
+    versions : dict of str
+        Of Keras and the backend that computes.
     """
 
     def __init__(self, network, batch_size=8, weights_id="", sha256=""):
-        from surveycat.mrcnn.backend import compiled
+        from surveycat.mrcnn.backend import compiled, versions
 
         self.network = network
         self.batch_size = batch_size
         self.weights_id = weights_id
         self.sha256 = sha256
+        self.versions = versions()
         self._first_look = compiled(network.first_look)
         self._class_outputs = compiled(network.class_outputs)
         self._mask_outputs = compiled(network.mask_outputs)

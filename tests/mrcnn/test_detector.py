@@ -1,5 +1,8 @@
 """Tiles in, Detections out, whatever the batch size."""
 
+import importlib
+
+import keras
 import numpy as np
 
 from surveycat.mrcnn.detector import Detector
@@ -40,6 +43,13 @@ def test_full_slots_are_reported(small_network, small_config, tiles):
     found = detector(tiles, 0.0)
     full = np.nonzero(np.bincount(found.tile, minlength=len(tiles)) >= small_config.max_detections)[0]
     assert set(full) <= set(found.capped.tolist())
+
+
+def test_it_says_what_computes(small_network, small_config):
+    """Keras and the backend that is in use, and no other: an install may have only one of the three."""
+    backend = keras.backend.backend()
+    versions = Detector(folded(small_network, small_config)).versions
+    assert versions == {"keras": keras.__version__, backend: importlib.import_module(backend).__version__}
 
 
 def test_pasted_mask_keeps_its_place_and_area():

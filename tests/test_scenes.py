@@ -45,7 +45,7 @@ def galaxy_item(y0, x0, size=30, brightness=1.0, positive=True):
 
 def canvas_of(*items):
     """A canvas with these items and a black picture."""
-    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.02, list(items))
+    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.02, 256.0, list(items))
     canvas.image = np.zeros((scenes.TILE, scenes.TILE, 3), np.uint8)
     return canvas
 
@@ -67,6 +67,45 @@ def test_sliver_is_ignored_not_taught():
     scene = scenes.finish(canvas_of(galaxy_item(-27, 50)))
     assert scene["rows"] == []
     assert scene["ignore"][:3, 60:70].all()
+
+
+def test_masks_end_where_galaxies_are_seen_to():
+    """Masks of bright galaxies stop at the noise of a pixel, those of faint ones go on: both hold the visible light."""
+    canvas = canvas_of()
+    radius = np.hypot(*(np.mgrid[:201, :201] - 100.0))
+    areas = {}
+    for peak in (0.2, 40.0):
+        total = (peak * np.exp(-radius / 10.0)).astype(np.float32)
+        mask, highest = scenes.visible_mask(total, canvas)
+        rim = total[mask].min()
+        areas[peak] = mask.sum()
+        assert highest < peak
+        assert rim == pytest.approx(scenes.isophote(highest, canvas.noise, canvas.slope), rel=0.25)
+    assert areas[0.2] < areas[40.0]
+    assert scenes.isophote(0.2, 0.02, 256.0) == pytest.approx(1.25 * 0.02)
+    assert scenes.isophote(40.0, 0.02, 256.0) == pytest.approx(scenes.RIM_COUNTS / 256.0)
+    assert scenes.isophote(40.0, 0.05, 256.0) == pytest.approx(3.5 * 0.05)
+
+
+def test_only_stars_burn_out():
+    """Odd colours are given to cores of stars, never to galaxies, whose colours the class is read from."""
+    picture = np.full((20, 20, 3), 50, np.uint8)
+    stars = np.zeros((20, 20), np.float32)
+    stars[5:8, 5:8] = 100.0
+    scenes.burn_out(picture, stars, np.random.default_rng(1))
+    changed = (picture != 50).any(axis=-1)
+    assert changed[5:8, 5:8].all() and changed.sum() == 9
+
+
+def test_sky_beside_a_cluster_is_level():
+    """A cluster's glow does not put the sky around it below zero, where pictures are black."""
+    rng = np.random.default_rng(3)
+    radius = np.hypot(*(np.mgrid[:768, :768] - np.array([384.0, 100.0])[:, None, None]))
+    light = 0.02 * rng.standard_normal((768, 768, 3)).astype(np.float32)
+    light += (2.0 * np.exp(-radius / 150.0))[..., None].astype(np.float32)
+    level = np.median(light - sky.glow(light), axis=(0, 1))
+    beside = np.median((light - sky.glow(light))[:, 512:], axis=(0, 1))
+    assert np.abs(level).max() < 0.02 and np.abs(beside).max() < 0.005
 
 
 def test_hidden_galaxy_is_ignored_and_positives_are_not():
@@ -135,7 +174,7 @@ def test_scenes_are_reproducible(shared_data, tmp_path):
     sky.build("val", tmp_path / "sky", data=shared_data)
     composer = scenes.Composer("val", tmp_path)
     composer.build_pools(1)
-    make = [composer.native, composer.cutout, composer.coarse]
+    make = [composer.native, composer.cutout, composer.coarse, composer.deep]
     for kind in make:
         one, two, other = (scenes.finish(kind(np.random.default_rng(s))) for s in (3, 3, 4))
         assert np.array_equal(one["image"], two["image"]) and not np.array_equal(one["image"], other["image"])

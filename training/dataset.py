@@ -477,7 +477,8 @@ def scene_of(one, picture):
 
     top, left = (max((n - scenes.TILE) // 2, 0) for n in picture.shape[:2])
     inside = np.s_[top : top + scenes.TILE, left : left + scenes.TILE]
-    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.01, kind=scenes.CUTOUT, image=as_tile(picture[inside]))
+    blank = np.zeros((1, 1, 3), np.float32)
+    canvas = scenes.Canvas(blank, 0.01, FRAME_IRG.slope, kind=scenes.CUTOUT, image=as_tile(picture[inside]))
     for mask, label in zip(one["masks"], one["labels"], strict=True):
         known = label is not None
         p_spiral = float(label == "spiral") if known else 0.5

@@ -4,7 +4,8 @@
 (in ``--cache``) and then the scenes. All light is added linearly and rendered in one of several stretches; coarse
 levels are averages of rendered pictures, as the detector sees them.
 
-Kinds: 0 native sky with added galaxies, 1 a whole cutout, 2 a coarse level.
+Kinds: 0 native sky with added galaxies, 1 a whole cutout, 2 a coarse level, 3 a deep and sharp picture as space
+telescopes make them.
 """
 
 import argparse
@@ -27,7 +28,8 @@ from training.stretch import FRAME_IRG, FRAME_SCALES, Stretch, random_stretch
 TILE = 256
 SHARD = 256
 MAX_OBJECTS = 24
-NATIVE, CUTOUT, COARSE = range(3)
+NATIVE, CUTOUT, COARSE, DEEP = range(4)
+KIND_SHARES = (0.42, 0.17, 0.30, 0.11)
 # `source` of a galaxy that was in the sky already.
 SKY_GALAXY = -2
 # PSF of an average frame, sigma in native px (FWHM 3 px).
@@ -38,9 +40,13 @@ TYPICAL_NOISE = np.array([0.025, 0.020, 0.013], np.float32)
 SMOOTHED = 0.282
 # Light that adds less than this to the sum of the three channels is taken for unseen (per 1.25, see `Composer.galaxy`).
 FAINTEST_COUNTS = 3.2
+# Where the sky has less noise than that, masks of bright galaxies end where their sum is this high.
+RIM_COUNTS = 18.0
 # Averaging leaves little noise; masks still end near the isophote at which they end on the native level, so that the
 # same galaxy has the same outline on every level.
 COARSE_NOISE = 0.02
+# In which the pictures come that the skies were read from; those read from FITS have none.
+OWN_STRETCH = {source.name: source.stretch for source in sky_module.SOURCES}
 SKY_WEIGHT = {"m2": 0.3, "ngc6976": 0.27, "run1140": 0.18, "run1045": 0.25}
 LEVEL_WEIGHT = np.array([0.34, 0.25, 0.15, 0.10, 0.08, 0.08])
 
@@ -61,10 +67,14 @@ class Item:
 
 @dataclass
 class Canvas:
-    """A scene being composed: linear light, noise of the sum (smoothed by 1 px), what is in it and what to ignore."""
+    """A scene being composed: linear light, what is in it and what to ignore.
+
+    `noise` is that of the sum smoothed by 1 px, `slope` the picture's counts per unit of that sum.
+    """
 
     light: np.ndarray
     noise: float
+    slope: float
     items: list = field(default_factory=list)
     ignore: np.ndarray = field(default_factory=lambda: np.zeros((TILE, TILE), bool))
     # Light of added things that are no galaxies, summed: what lies below it is not to be found.
@@ -83,31 +93,62 @@ def overlap(y0, x0, shape, height=TILE, width=TILE):
     return np.s_[top:bottom, left:right], np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
 
 
-def visible_mask(total, threshold):
-    """Visible extent of a noiseless galaxy: the part around its peak above the threshold, filled and smoothed."""
-    above = ndimage.gaussian_filter(total, 1.0) > threshold
-    peak = np.unravel_index(np.argmax(total), total.shape)
-    parts, _ = ndimage.label(above)
-    if parts[peak] == 0:
-        return np.zeros(total.shape, bool)
-    mask = ndimage.binary_fill_holes(parts == parts[peak])
-    if mask.sum() < 60:
-        return mask
-    width = float(np.clip(0.05 * np.sqrt(mask.sum()), 0.8, 3.0))
-    return ndimage.gaussian_filter(mask.astype(np.float32), width) > 0.5
+def isophote(peak, noise, slope):
+    """Light at which a mask ends: near the noise for faint galaxies, where a person would draw it for bright ones.
+
+    Parameters
+    ----------
+    peak, noise : float
+        Largest light of the galaxy and noise of the sky, both of the sum smoothed by 1 px.
+    slope : float
+        Counts of the picture per unit of that light.
+
+    Returns
+    -------
+    float
+        A twelfth of the peak, at least 1.25 times the noise, and at most 3.5 times it (the unsmoothed noise of a
+        pixel) or `RIM_COUNTS`, whichever is more.
+    """
+    return float(np.clip(peak / 12.0, 1.25 * noise, max(3.5 * noise, RIM_COUNTS / slope)))
 
 
-def shrink(item, threshold, noise):
-    """Cut a real galaxy's mask down to what is seen above a threshold, in place; too faint means not positive."""
-    smooth = ndimage.gaussian_filter(item.total, 1.0)
-    above = item.mask & (smooth > threshold)
-    if not above.any():
-        item.positive = False
-        return
-    parts, _ = ndimage.label(above)
-    peak = np.unravel_index(np.argmax(np.where(above, smooth, 0.0)), above.shape)
-    item.mask = ndimage.binary_fill_holes(parts == parts[peak])
-    item.positive &= bool(smooth[peak] > 5.0 * noise)
+def visible_mask(total, canvas, within=True):
+    """Visible extent of a galaxy: the part around its peak above its isophote, filled and smoothed.
+
+    Parameters
+    ----------
+    total : ndarray, shape (h, w)
+        Its light, summed.
+    canvas : Canvas
+        Where it is seen.
+    within : ndarray of bool, shape (h, w)
+        Its pixels, where others are on the map too.
+
+    Returns
+    -------
+    mask : ndarray of bool, shape (h, w)
+        The mask, empty where nothing is seen.
+    peak : float
+        The largest smoothed light in it.
+    """
+    smooth = np.where(within, ndimage.gaussian_filter(total, 1.0), 0.0)
+    place = np.unravel_index(np.argmax(smooth), total.shape)
+    peak = float(smooth[place])
+    parts, _ = ndimage.label(smooth > isophote(peak, canvas.noise, canvas.slope))
+    if parts[place] == 0:
+        return np.zeros(total.shape, bool), peak
+    mask = ndimage.binary_fill_holes(parts == parts[place])
+    if mask.sum() >= 60:
+        width = float(np.clip(0.05 * np.sqrt(mask.sum()), 0.8, 3.0))
+        # beyond the edge of the map it goes on as it is at the edge
+        mask = ndimage.gaussian_filter(mask.astype(np.float32), width, mode="nearest") > 0.5
+    return mask, peak
+
+
+def shrink(item, canvas):
+    """Cut a real galaxy's mask down to what is above its isophote, in place; too faint means not positive."""
+    item.mask, peak = visible_mask(item.total, canvas, item.mask)
+    item.positive &= bool(item.mask.any()) and peak > 5.0 * canvas.noise
 
 
 def transform(light, scale, blur, flux, rng):
@@ -175,6 +216,23 @@ def add_bright_star(light, rng, scale=1.0):
     if rng.random() < 0.2:
         total += 20.0 * np.exp(-0.5 * (dx / max(1.0 / scale, 0.5)) ** 2 - np.abs(dy) / (0.5 * length + 1.0))
     light += np.minimum(total, 40.0)[..., None] * colour
+
+
+def burn_out(picture, stars, rng):
+    """Give the cores of bright stars the odd colour that saturated pixels have in some pictures, in place.
+
+    Parameters
+    ----------
+    picture : ndarray of uint8, shape (h, w, 3)
+        The picture.
+    stars : ndarray of float32, shape (h, w)
+        Light of added stars, summed.
+    rng : numpy.random.Generator
+        Source of randomness.
+    """
+    core = stars > np.exp(rng.uniform(np.log(8.0), np.log(60.0)))
+    colour = np.array([[255, rng.integers(0, 120), rng.integers(60, 200)], rng.integers(0, 256, 3)])
+    picture[core] = colour[int(rng.random() < 0.3)].astype(np.uint8)
 
 
 def add_trail(light, rng):
@@ -276,8 +334,11 @@ class Composer:
 
     # -- galaxies ------------------------------------------------------------------------------------------------
 
-    def galaxy(self, canvas, target, psf_sigma, rng):
+    def galaxy(self, canvas, target, psf_sigma, rng, bright=0.0, tint=0.0):
         """Light and mask of one galaxy about `target` px long, its place still open.
+
+        `bright` is the share of galaxies of many times the surface brightness; `tint` changes colours (rms, natural
+        logarithm).
 
         Returns
         -------
@@ -294,11 +355,14 @@ class Composer:
             flux = np.exp(rng.uniform(np.log(0.15), np.log(1.3)))
         else:
             flux = np.exp(rng.normal(-0.05, 0.4))
+        if rng.random() < bright:
+            # a large galaxy shrunk is not as bright as one that is compact, or near and deep
+            flux *= np.exp(rng.uniform(np.log(1.5), np.log(8.0)))
         light = transform(light, scale, blur, flux, rng)
+        light = light * np.exp(rng.normal(0.0, tint, 3)).astype(np.float32)
         total = np.ascontiguousarray(light @ WEIGHTS)
-        mask = visible_mask(total, 1.25 * canvas.noise)
-        area = int(mask.sum())
-        peak = float(ndimage.gaussian_filter(total, 1.0).max()) / canvas.noise
+        mask, peak = visible_mask(total, canvas)
+        area, peak = int(mask.sum()), peak / canvas.noise
         if area < 5 or peak < 1.5:
             return light, None
         y, x = np.unravel_index(np.argmax(total), total.shape)
@@ -334,10 +398,10 @@ class Composer:
             centre = TILE / 2.0 + (rng.random(2) - 0.5) * slack
         item.y0, item.x0 = (int(round(v)) for v in centre - middle)
 
-    def add_galaxies(self, canvas, targets, psf_sigma, rng):
-        """Add galaxies of the given lengths (px) to a canvas."""
+    def add_galaxies(self, canvas, targets, psf_sigma, rng, bright=0.1, tint=0.0):
+        """Add galaxies of the given lengths (px) to a canvas; `bright` and `tint` as `galaxy` takes them."""
         for target in targets:
-            light, item = self.galaxy(canvas, target, psf_sigma, rng)
+            light, item = self.galaxy(canvas, target, psf_sigma, rng, bright, tint)
             if item is None:
                 continue
             self.place(canvas, item, rng)
@@ -350,13 +414,26 @@ class Composer:
     # -- kinds of scenes -----------------------------------------------------------------------------------------
 
     def crop_sky(self, stretch, rng):
-        """A random native crop of real sky with its galaxies, its noise brought to that of some exposure."""
+        """A random native crop of real sky with its galaxies, its noise brought to that of some exposure.
+
+        Without a `stretch` the picture is as its source is: its own stretch, its own noise.
+
+        Returns
+        -------
+        tuple
+            The canvas, the sky, the stretch.
+        """
         sky = self.skies[rng.choice(len(self.skies), p=self.sky_weight)]
+        as_is = stretch is None
+        if as_is:
+            stretch = OWN_STRETCH[sky.name] or FRAME_IRG
         h, w = sky.light.shape[:2]
         y, x = rng.integers(0, h - TILE + 1), rng.integers(0, w - TILE + 1)
         light = sky.light[y : y + TILE, x : x + TILE].copy()
         wanted = TYPICAL_NOISE * np.exp(rng.uniform(np.log(0.75), np.log(2.0))) * np.exp(rng.normal(0, 0.08, 3))
         own = np.maximum(sky.sigma, 1e-4)
+        if as_is:
+            wanted = own
         if own.mean() > wanted.mean() and rng.random() < 0.7:
             gain = float((wanted / own).mean())
             light *= gain
@@ -367,7 +444,7 @@ class Composer:
         sigma = np.maximum(own, wanted)
         noise = SMOOTHED * float(np.sqrt(((sigma * WEIGHTS) ** 2).sum()))
         # A low stretch shows less: what stays below three counts of the sum is not there.
-        canvas = Canvas(light, max(noise, FAINTEST_COUNTS / stretch.slope))
+        canvas = Canvas(light, max(noise, FAINTEST_COUNTS / stretch.slope), stretch.slope)
         for o in sky.objects:
             y0, x0 = o.box[0] - y, o.box[1] - x
             place = overlap(y0, x0, o.mask.shape)
@@ -380,14 +457,13 @@ class Composer:
             total[place[1]] = np.maximum(light[place[0]] @ WEIGHTS, 0.0)
             item = Item(y0, x0, o.mask, total * o.mask, 0.5, 0.0, True, SKY_GALAXY)
             if place[1] == np.s_[0 : o.mask.shape[0], 0 : o.mask.shape[1]]:
-                shrink(item, 1.1 * canvas.noise, canvas.noise)
+                shrink(item, canvas)
             canvas.items.append(item)
-        return canvas, sky
+        return canvas, sky, stretch
 
     def native(self, rng):
         """Native sky with galaxies and stars added."""
-        stretch = random_stretch(rng)
-        canvas, sky = self.crop_sky(stretch, rng)
+        canvas, sky, stretch = self.crop_sky(None if rng.random() < 0.3 else random_stretch(rng), rng)
         count = rng.choice([0, rng.poisson(2.5), rng.poisson(6.0)], p=[0.08, 0.57, 0.35])
         targets = []
         for _ in range(min(int(count), 12)):
@@ -397,12 +473,43 @@ class Composer:
         self.add_galaxies(canvas, targets, psf_sigma, rng)
         self.add_stars(canvas, 2.355 * psf_sigma, rng)
         before = canvas.light.copy()
-        if rng.random() < 0.07:
-            add_bright_star(canvas.light, rng)
+        if rng.random() < 0.2:
+            for _ in range(rng.integers(1, 4)):
+                add_bright_star(canvas.light, rng)
         if rng.random() < 0.02:
             add_trail(canvas.light, rng)
         if rng.random() < 0.03:
             add_cluster(canvas.light, rng, 1.0)
+        canvas.clutter = (canvas.light - before) @ WEIGHTS
+        picture = self.show(canvas, stretch, rng)
+        if rng.random() < 0.5:
+            burn_out(picture, canvas.clutter, rng)
+        canvas.image = self.spoil(picture, rng)
+        return canvas
+
+    def deep(self, rng):
+        """A deep and sharp picture: black sky, bright galaxies of all colours with burnt-out cores, few stars."""
+        gain = np.exp(rng.uniform(np.log(0.7), np.log(2.5)))
+        softening = np.exp(rng.uniform(np.log(0.3), np.log(4.0)))
+        scales = tuple(gain * s for s in FRAME_SCALES)
+        stretch = Stretch("asinh", scales, float(softening), keeps_hue=rng.random() < 0.3)
+        sigma = TYPICAL_NOISE * np.exp(rng.uniform(np.log(0.15), np.log(1.2)))
+        noise = rng.standard_normal((TILE, TILE, 3), dtype=np.float32) * sigma.astype(np.float32)
+        # drizzled images have correlated noise
+        width = rng.uniform(0.0, 1.0)
+        light = ndimage.gaussian_filter(noise, (width, width, 0)) if width > 0.3 else noise
+        summed = SMOOTHED * float(np.sqrt(((sigma * WEIGHTS) ** 2).sum()))
+        canvas = Canvas(light, max(summed, FAINTEST_COUNTS / stretch.slope), stretch.slope, kind=DEEP)
+        targets = np.exp(rng.uniform(np.log(9), np.log(rng.choice([30, 60, 130])), rng.integers(2, 18)))
+        psf_sigma = rng.uniform(0.8, 1.3)
+        self.add_galaxies(canvas, targets, psf_sigma, rng, bright=0.6, tint=rng.choice([0.1, 0.2, 0.4]))
+        before = canvas.light.copy()
+        for _ in range(rng.integers(0, 5)):
+            y, x = rng.uniform(0, TILE, 2)
+            flux, fwhm = 10 ** rng.uniform(0.0, 3.0), 2.355 * psf_sigma * rng.uniform(0.95, 1.05)
+            add_star(canvas.light, y, x, flux, fwhm, star_colour(rng))
+        if rng.random() < 0.25:
+            add_bright_star(canvas.light, rng)
         canvas.clutter = (canvas.light - before) @ WEIGHTS
         canvas.image = self.spoil(self.show(canvas, stretch, rng), rng)
         return canvas
@@ -472,7 +579,7 @@ class Composer:
         place = overlap(y0, x0, picture.shape)
         image[place[0]] = picture[place[1]]
         noise = max(float(table["sigma"][index]), FAINTEST_COUNTS / stretch.slope)
-        canvas = Canvas(np.zeros((1, 1, 3), np.float32), noise, kind=CUTOUT, image=image)
+        canvas = Canvas(np.zeros((1, 1, 3), np.float32), noise, stretch.slope, kind=CUTOUT, image=image)
         total = np.maximum(light @ WEIGHTS - table["sky"][index] @ WEIGHTS, 0.0)
         central = labels == CENTRAL
         canvas.items.append(
@@ -495,9 +602,8 @@ class Composer:
             elif kind == GALAXY and here.sum() >= 24:
                 smooth = ndimage.gaussian_filter(ndimage.binary_fill_holes(here).astype(np.float32), 0.8) > 0.5
                 canvas.items.append(Item(y0, x0, smooth, total * smooth, 0.5, 0.0, True, index))
-        if 1.25 * noise > stamps_module.MIN_THRESHOLD:
-            for item in canvas.items:
-                shrink(item, 1.25 * noise, noise)
+        for item in canvas.items:
+            shrink(item, canvas)
         if rng.random() < 0.03:
             canvas.image = self.spoil(canvas.image, rng)
         return canvas
@@ -560,7 +666,7 @@ class Composer:
         which = rng.choice(len(self.skies), p=weight / weight.sum())
         picture, ignore, galaxies = pool[which][level - 1]
         image = np.zeros((TILE, TILE, 3), np.uint8)
-        canvas = Canvas(np.zeros((1, 1, 3), np.float32), 0.01, kind=COARSE, level=level)
+        canvas = Canvas(np.zeros((1, 1, 3), np.float32), 0.01, stretch.slope, kind=COARSE, level=level)
         h, w = picture.shape[:2]
         # Smaller pieces than there are, so that every piece is another one; rows are shifted against each other.
         height, width = (n if n >= TILE else max(int(0.7 * n), min(n, 5)) for n in (h, w))
@@ -643,8 +749,8 @@ class Composer:
 
     def compose(self, rng):
         """One scene of a random kind."""
-        kind = rng.choice(3, p=[0.50, 0.17, 0.33])
-        return (self.native, self.cutout, self.coarse)[kind](rng)
+        kind = rng.choice(len(KIND_SHARES), p=KIND_SHARES)
+        return (self.native, self.cutout, self.coarse, self.deep)[kind](rng)
 
 
 def hidden(item, items, clutter):

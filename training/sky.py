@@ -48,7 +48,7 @@ SOURCES = (
         None,
         (0, 700),
         (744, 1470),
-        (924.0, 212.5, 1000.0),
+        (924.0, 212.5, 600.0),
         galaxies=(
             (97, 1305),
             (344, 1012),
@@ -346,11 +346,36 @@ def object_mask(found, index):
     return (y0 + rows[0], x0 + columns[0], y0 + rows[-1] + 1, x0 + columns[-1] + 1), mask
 
 
+def glow(light, mesh=128):
+    """Unresolved light of a star cluster and the error of the sky around it, per channel.
+
+    Left in, it puts the sky beside the cluster below zero, where a picture is black: galaxies added there would lose
+    their faint half.
+
+    Parameters
+    ----------
+    light : ndarray, shape (h, w, 3)
+        Linear light.
+    mesh : int
+        Side of the boxes, px.
+
+    Returns
+    -------
+    ndarray of float32, shape (h, w, 3)
+        The glow.
+    """
+    import sep
+
+    planes = [np.ascontiguousarray(light[..., channel], np.float32) for channel in range(3)]
+    return np.stack([sep.Background(plane, bw=mesh, bh=mesh).back() for plane in planes], axis=-1)
+
+
 def build_one(source, region, data=SHARED_DATA):
     """Read, level and search one region of a source."""
     y0, x0, y1, x1 = region
     light = read_light(source, data)[y0:y1, x0:x1]
-    offset = np.median(light, axis=(0, 1))
+    # beside a cluster the median pixel is not sky
+    offset = np.median(light, axis=(0, 1)) if source.cluster is None else glow(light)
     light = light - offset
     found = survey(light, source, (y0, x0), offset)
     kinds = sort_objects(found, source)

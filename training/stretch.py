@@ -27,12 +27,15 @@ class Stretch:
         b of 'asinh', Q of 'lupton'.
     range : float
         The stretch of 'lupton'; not used by 'asinh'.
+    keeps_hue : bool
+        Whether what is too bright keeps its colour, or becomes white channel by channel.
     """
 
     kind: str = "asinh"
     scales: tuple = FRAME_SCALES
     softening: float = FRAME_NONLINEARITY
     range: float = 1.0
+    keeps_hue: bool = True
 
     @property
     def slope(self):
@@ -45,7 +48,7 @@ class Stretch:
     def render(self, light):
         """Turn linear light (..., 3) into a uint8 picture of the same shape.
 
-        Negative light is set to 0; where a channel passes 1 all three are divided by the largest, which keeps the hue.
+        Negative light is set to 0; where a channel passes 1 all three are divided by the largest, if hues are kept.
         """
         scaled = np.maximum(light * np.asarray(self.scales, np.float32), 0.0)
         total = scaled.sum(axis=-1, keepdims=True)
@@ -56,7 +59,8 @@ class Stretch:
             mean = total / 3.0
             slope = 0.1 / np.arcsinh(0.1 * self.softening)
             scaled *= np.arcsinh(mean * (self.softening / self.range)) * slope / mean
-        scaled /= np.maximum(scaled.max(axis=-1, keepdims=True), 1.0)
+        if self.keeps_hue:
+            scaled /= np.maximum(scaled.max(axis=-1, keepdims=True), 1.0)
         return np.minimum(scaled * 256.0, 255.0).astype(np.uint8)
 
     def invert(self, picture):

@@ -284,7 +284,7 @@ class NetworkConfig(Stored):
     box_units: int = 256
     mask_channels: int = 64
     class_widths: tuple = (16, 32, 64, 128)
-    class_context: float = 1.3
+    class_context: float = 1.6
     first_look_score: float = 0.05
     calibration: Calibration = Calibration()
 

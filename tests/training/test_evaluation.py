@@ -69,7 +69,7 @@ def disc(y, x, radius):
 
 def scene(*galaxies):
     """Truth of a scene with round galaxies (y, x, radius, spiral); the right half of it is ignored."""
-    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.02, image=np.zeros((TILE, TILE, 3), np.uint8))
+    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.02, 256.0, image=np.zeros((TILE, TILE, 3), np.uint8))
     for y, x, radius, spiral in galaxies:
         mask = disc(radius + 2, radius + 2, radius)[: 2 * radius + 5, : 2 * radius + 5]
         total = mask.astype(np.float32)

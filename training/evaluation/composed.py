@@ -53,8 +53,7 @@ class TestComposer(Composer):
 
     def compose(self, rng):
         """One scene: real sky, up to 12 galaxies added, stars added, rendered as SDSS pictures are."""
-        stretch = random_stretch(rng)
-        canvas, sky = self.crop_sky(stretch, rng)
+        canvas, sky, stretch = self.crop_sky(random_stretch(rng), rng)
         for item in canvas.items:  # nobody knows the class of what was there
             item.positive = False
         psf_sigma = sky.psf / 1.1774 / 1.12

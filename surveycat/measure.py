@@ -76,9 +76,10 @@ def measure(objects, image, point_sources=None):
 
     Notes
     -----
-    Sums are over the footprint, above a local sky (`local_sky`). Positions and moments are weighted by that
-    light in the band of `reference_band`, negative values as 0; where there is no light at all every pixel
-    weighs the same.
+    Sums are over the footprint, above a local sky (`local_sky`); of pixels in two footprints each belongs to one object
+    (`photometry.Crowd`), or a companion whose mask reaches over a bright galaxy would be measured on that. Positions
+    and moments are weighted by that light in the band of `reference_band`, negative values as 0; where there is no
+    light at all every pixel weighs the same.
     """
     from astropy.table import QTable
 
@@ -104,7 +105,7 @@ def columns(objects, image, point_sources=None):
     ]
     kept = np.array([i for i, footprint in enumerate(prints) if footprint is not None], dtype=int)
     prints = [prints[i] for i in kept]
-    crowd = None if image.picture else Crowd(prints, _numbers(objects.host, kept))
+    crowd = Crowd(prints, _numbers(objects.host, kept))
     lights = [_light(image, footprint, number, crowd) for number, footprint in enumerate(prints)]
     if point_sources is None:
         point_sources = stars(image) if prints else Stars()
@@ -301,11 +302,7 @@ def _light(image, footprint, number, crowd):
         ``flux`` (by band); and for linear data what `_apertures` gives.
     """
     box, level = _window(footprint, image.picture)
-    if image.picture:
-        mask = footprint.on_grid(box, level)
-        others = np.zeros_like(mask)
-    else:
-        mask, others = crowd.split(number, box, level)
+    mask, others = crowd.split(number, box, level)
     beyond = _beyond(mask) & ~others
     pixels = _pixels(image, box, level)
     skies = {band: sky_and_noise(values, beyond) for band, values in pixels.items()}

@@ -271,6 +271,18 @@ def test_a_neighbour_in_the_mask_does_not_pull_the_position():
         np.testing.assert_allclose([table["x"][0].value, table["y"][0].value], [110.3, 120.6], atol=0.5)
 
 
+@pytest.mark.parametrize("picture", [True, False])
+def test_companion_whose_mask_reaches_over_a_bright_galaxy_keeps_its_place(picture):
+    """Protects mergers: a galaxy must not seem to be there twice because its neighbour's mask holds its core."""
+    shape = (160, 200)
+    light = gaussian(shape, 80, 80, 12, 7, flux=80_000) + gaussian(shape, 130, 80, 6, flux=9_000)
+    rows, columns = np.indices(shape)
+    galaxy, companion = np.hypot(rows - 80, columns - 80) < 34, np.hypot(rows - 80, columns - 114) < 36
+    objects = make_objects([galaxy, companion], [(0, 0), (0, 0)])
+    table = measure.measure(objects, FakeImage({"r": light}, picture=picture))
+    np.testing.assert_allclose(table["x"].value, [80, 130], atol=1)
+
+
 def test_large_objects_are_read_in_strips(monkeypatch):
     """Memory is bounded, and the numbers are those of a measurement on all pixels at once."""
     galaxy = gaussian((700, 900), 433.3, 351.8, 90, 50, 25, flux=5e6)

@@ -320,7 +320,12 @@ def galaxy_files(folder):
     return files
 
 
-def blurred(light, psf, y=0.0, x=0.0):
+def blur_margin(fwhm):
+    """Pixels around light that its image through a point spread function of this width takes."""
+    return int(np.ceil(3 * fwhm))
+
+
+def blurred(light, psf, y=0.0, x=0.0, margin=None):
     """Light as seen through a point spread function, on a grid with a margin around it.
 
     Parameters
@@ -329,15 +334,16 @@ def blurred(light, psf, y=0.0, x=0.0):
     psf : Psf
     y, x : float, optional
         Pixels by which the light is moved; exact also where it is narrower than a pixel.
+    margin : int, optional
+        Pixels around the light, m; `blur_margin` of the PSF by default.
 
     Returns
     -------
     ndarray of float32, shape (h + 2 m, w + 2 m)
-        With m of about three times the width of the PSF.
     """
     from scipy.signal import fftconvolve
 
-    margin = int(np.ceil(3 * psf.fwhm))
+    margin = blur_margin(psf.fwhm) if margin is None else margin
     kernel = psf.at(margin + y, margin + x, (2 * margin + 1, 2 * margin + 1))
     return np.maximum(fftconvolve(light, kernel / kernel.sum(), mode="full"), 0).astype(np.float32)
 

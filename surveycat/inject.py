@@ -20,6 +20,7 @@ from surveycat.artificial import (
     Psf,
     Stamp,
     altered,
+    blur_margin,
     blurred,
     galaxy_files,
     light_of_picture,
@@ -214,8 +215,9 @@ class Field:
 
     Parameters
     ----------
-    psf : Psf
-        Of the reference band; other bands get the same.
+    psfs : dict
+        `Psf` of each band, by name, in the order of the raster's planes. A picture has one for all, and so has what
+        shows too few stars in a band to measure another.
     units : dict
         Units of the image per nanomaggy in each band, by name, in the order of the raster's planes.
     zero_point : float
@@ -230,7 +232,7 @@ class Field:
         What is to be said of it.
     """
 
-    psf: Psf
+    psfs: dict
     units: dict
     reference: str
     zero_point: float
@@ -244,11 +246,8 @@ class Field:
         """Measure an image; see `inject` for the options."""
         reference = reference_band(image)
         light = _middle(image, reference)
-        brightest = _burnt(image, light)
-        psf = Psf(fwhm) if fwhm is not None else measure_psf(light, brightest)
-        if psf is None:
-            raise ImageError(f"{image.name}: too few stars to measure the seeing; give it in pixels with fwhm")
-        noise = _noise(light)
+        psfs = _psfs(image, light, reference, fwhm)
+        psf, noise = psfs[reference], _noise(light)
         worth = units_per_nanomaggy(image)
         statement, zero_point = _zero_point(image, worth[reference], reference, zero_point)
         units = {name: worth[name] if np.isfinite(worth[name]) else np.nan for name in image.raster.bands}
@@ -259,10 +258,11 @@ class Field:
             "zero_point": round(float(zero_point), 4),
             "reference_band": reference,
             "psf_fwhm": round(psf.fwhm, 3),
+            "psf_fwhm_by_band": {name: round(each.fwhm, 3) for name, each in psfs.items()},
             "psf_source": "given" if fwhm is not None else "stars of the image",
         }
         return cls(
-            psf=psf,
+            psfs=psfs,
             units=units,
             reference=reference,
             zero_point=zero_point,
@@ -271,6 +271,11 @@ class Field:
             deepest=float(zero_point - 2.5 * np.log10(limit)),
             meta=meta,
         )
+
+    @property
+    def psf(self):
+        """Psf : of the reference band."""
+        return self.psfs[self.reference]
 
     def fluxes(self, magnitude, colour):
         """Light of an object in each plane.
@@ -293,6 +298,40 @@ class Field:
         ratio = np.array([colour.get(name, 1.0) for name in self.units]) / colour.get(self.reference, 1.0)
         relative = worth / self.units[self.reference]
         return flux * np.where(np.isfinite(relative), relative * ratio, 1.0)
+
+    def seen(self, planes, y=0.0, x=0.0):
+        """Light of each plane as seen through the point spread function of its band; see `blurred`.
+
+        Parameters
+        ----------
+        planes : list of ndarray, shape (h, w)
+            In the order of `psfs`.
+        y, x : float, optional
+            Pixels by which the light is moved.
+
+        Returns
+        -------
+        ndarray of float32, shape (P, h + 2 m, w + 2 m)
+        """
+        margin = blur_margin(max(psf.fwhm for psf in self.psfs.values()))
+        pairs = zip(planes, self.psfs.values(), strict=True)
+        return np.stack([blurred(light, psf, y, x, margin) for light, psf in pairs])
+
+
+def _psfs(image, light, reference, fwhm):
+    """Point spread function of each plane, by name: measured, or round ones of a given width."""
+    names = image.raster.bands
+    if fwhm is not None:
+        return dict.fromkeys(names, Psf(fwhm))
+    own = measure_psf(light, _burnt(image, light))
+    if own is None:
+        raise ImageError(f"{image.name}: too few stars to measure the seeing; give it in pixels with fwhm")
+    psfs = dict.fromkeys(names, own)
+    if not image.picture:
+        for name in set(names) - {reference}:
+            other = _middle(image, name)
+            psfs[name] = measure_psf(other, _burnt(image, other)) or own
+    return psfs
 
 
 def _middle(image, band):
@@ -437,7 +476,8 @@ def stamp_of(objects, i, field, rng):
     if objects["kind"][i] == "star":
         flux = field.fluxes(objects["magnitude"][i], colour)
         half = field.psf.reach(flux.max(), field.noise)
-        profile = field.psf.at(half + y - row, half + x - column, (2 * half + 1, 2 * half + 1))[None]
+        place = half + y - row, half + x - column, (2 * half + 1, 2 * half + 1)
+        profile = np.stack([psf.at(*place) for psf in field.psfs.values()])
     elif objects["cutout"][i]:
         profile, own, objects["half_light_radius"][i] = _real_profile(objects, i, field, rng)
         flux = field.fluxes(objects["magnitude"][i], own)
@@ -450,7 +490,7 @@ def stamp_of(objects, i, field, rng):
         radius = objects["half_light_radius"][i]
         half = int(np.clip(np.ceil(REACH * radius), 6, 150))
         shape = objects["sersic"][i], radius, objects["axis_ratio"][i], objects["angle"][i]
-        profile = blurred(sersic(*shape, half), field.psf, y - row, x - column)[None]
+        profile = field.seen([sersic(*shape, half)] * len(field.psfs), y - row, x - column)
     light = (profile * flux[:, None, None]).astype(np.float32)
     gain = np.array([field.gain[name] for name in field.units])[:, None, None]
     noise = rng.standard_normal(light.shape) * np.sqrt(np.maximum(light, 0) / np.where(gain > 0, gain, np.inf))
@@ -463,8 +503,8 @@ def _real_profile(objects, i, field, rng):
     names = ("i", "r", "g")
     planes, radius = real_galaxy(objects["cutout"][i], objects["half_light_radius"][i], rng)
     flux = planes.sum(axis=(1, 2)) / NANOMAGGY_BRIGHTNESS[3]
-    seen = [blurred(plane / max(plane.sum(), 1e-30), field.psf) for plane in planes]
-    profile = np.stack([seen[names.index(name)] if name in names else seen[1] for name in field.units])
+    ones = dict(zip(names, (plane / max(plane.sum(), 1e-30) for plane in planes), strict=True))
+    profile = field.seen([ones.get(name, ones["r"]) for name in field.psfs])
     return profile, dict(zip(names, flux / flux[1], strict=True)), radius
 
 

@@ -120,6 +120,61 @@ def test_what_lies_on_ignored_pixels_does_not_count():
     assert composed.counting(masks, iou, true["ignore"]).tolist() == [True, False, True]
 
 
+def test_unlabelled_objects_are_ignored_out_to_their_isophote():
+    """A listed core of a galaxy of the sky: all of its light is ignored, a star beside it is not."""
+    yy, xx = np.mgrid[:TILE, :TILE]
+    galaxy = 2.0 * np.exp(-np.hypot(yy - 100, xx - 100) / 5.0)
+    star = 2.0 * np.exp(-np.hypot(yy - 100, xx - 150) / 2.0)
+    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.1, 256.0)
+    core = galaxy[90:111, 90:111] > 0.5
+    canvas.items.append(scenes.Item(90, 90, core, galaxy[90:111, 90:111], 0.5, 0.0, True, scenes.SKY_GALAXY))
+    composed.set_aside(canvas, galaxy + star)
+    isophote = galaxy > 1.25 * 0.1
+    assert core.sum() < 0.4 * isophote.sum()
+    assert (canvas.ignore & isophote).sum() > 0.9 * isophote.sum()
+    assert not canvas.ignore[100, 150] and canvas.ignore.sum() < 1.3 * isophote.sum()
+    canvas.image = np.zeros((TILE, TILE, 3), np.uint8)
+    true = composed.truth(canvas)
+    assert len(true["masks"]) == 0
+    assert not composed.counting(isophote[None], np.zeros((1, 0)), true["ignore"]).any()
+
+
+def test_what_nobody_sees_is_not_asked_for():
+    """Lost in the noise, or with less than 10 px inside of the picture: ignored, neither missed nor found."""
+    large, small = disc(20, 20, 12)[:41, :41], disc(20, 20, 6)[:41, :41]
+    plain = scenes.Item(40, 140, large, 0.5 * large.astype(np.float32), 1.0, 1.0)
+    faint = scenes.Item(40, 40, large, 0.15 * large.astype(np.float32), 1.0, 1.0)
+    corner = scenes.Item(-19, -19, small, 0.5 * small.astype(np.float32), 1.0, 1.0)
+    canvas = scenes.Canvas(np.zeros((1, 1, 3), np.float32), 0.02, 256.0, image=np.zeros((TILE, TILE, 3), np.uint8))
+    canvas.items += [plain, faint, corner]
+    true = composed.truth(canvas)
+    assert len(true["masks"]) == 1 and true["masks"][0, 60, 160]
+    assert true["ignore"][60, 60] and true["ignore"][1, 1]
+    canvas.noise = 0.01
+    assert len(composed.truth(canvas)["masks"]) == 2
+
+
+def test_companions_leave_a_stamp_and_the_galaxy_stays():
+    """A companion beside a galaxy is replaced by what lies opposite; outside of its circle nothing changes."""
+    yy, xx = np.mgrid[:80, :90]
+    alone = np.repeat(np.exp(-np.hypot(yy - 40, xx - 44) / 9.0)[..., None], 3, axis=2).astype(np.float32)
+    both = alone + 0.4 * np.exp(-(((yy - 55) ** 2 + (xx - 60) ** 2) / 18.0))[..., None].astype(np.float32)
+
+    class Stamps:
+        table = {"id": np.array(["a", "b"]), "scale": np.array([0.5, 0.5])}
+
+        @staticmethod
+        def stamp(index):
+            return both, np.ones(both.shape[:2], bool)
+
+    companions = pd.DataFrame({"id": ["a"], "dy_arcsec": [7.5], "dx_arcsec": [8.0], "radius_arcsec": [5.0]})
+    clean = composed.CleanStamps(Stamps(), companions)
+    assert np.abs(clean.stamp(0)[0] - alone).max() < 0.02 < np.abs(both - alone).max()
+    far = np.hypot(yy - 55, xx - 60) > 12
+    assert np.array_equal(clean.stamp(0)[0][far], both[far])
+    assert np.array_equal(clean.stamp(1)[0], both)
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 5), st.integers(0, 5), st.integers(0, 2**32 - 1))
 def test_pairs_use_each_once_and_the_best_first(rows, columns, seed):

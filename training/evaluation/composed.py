@@ -1,10 +1,17 @@
-"""Composed test scenes: galaxies of the test split, added to sky that no training scene shows."""
+"""Composed test scenes: galaxies of the test split, added to sky that no training scene shows.
+
+What is in the sky already has no label: its pixels are ignored, out to the isophote at which masks of faint galaxies
+end. Other objects that came along in the light of a labelled galaxy were sought by eye and are taken out of it
+(``companions.csv``).
+"""
 
 import contextlib
 import io
+import pathlib
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 from scipy import ndimage
 
 from training import sky as sky_module
@@ -12,16 +19,21 @@ from training import stamps as stamps_module
 from training.evaluation import plots
 from training.evaluation.cutouts import read_cutouts
 from training.evaluation.figures import confusion, rate, rates_by
-from training.scenes import TILE, Composer, overlap, visible_items
+from training.scenes import SMOOTHED, TILE, Composer, jpeg, overlap, visible_items
+from training.stamps import WEIGHTS
 from training.stretch import random_stretch
 
 COUNT, SEED = 500, 500
 MOST = 12  # galaxies in a scene
 SIDES = (10.0, 250.0)  # px
-OVERLAPPING, CUT = 0.2, 0.08  # of the galaxies added; with those under the first ones a third overlap
-CLUSTER = "m2", 700  # its sky begins at this column: among the cluster's stars nobody knows what is to be found
+OVERLAPPING, CUT = 0.27, 0.1  # of the galaxies added; with those under the first ones a third overlap
+ROUGH, ROUGH_COUNTS = 0.04, (5.0, 80.0)  # share of pictures with strong noise added, and its sigma
+CLUSTER_RADIUS = 600  # px of M2 whose sky is not used: among the cluster's stars nobody knows what is to be found
+REACH = 2.0  # an unlabelled object ends at its isophote, at most at so many times the radius of its listed mask
+COMPANIONS = pathlib.Path(__file__).parent / "companions.csv"
 SIZE_EDGES = (0, 12, 16, 24, 32, 48, 64, 96, 256)
 BLEND_EDGES = (0, 0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
+SMALL = 16, 64  # sides of squares, px, between the areas by which average precision is given
 LEAST_SCORE = 0.05  # of the second set of average precisions
 
 
@@ -44,25 +56,39 @@ class TestComposer(Composer):
 
     def __init__(self, cache, data, split="test", limit=None):
         stamps_module.build(split, cache / "stamps", data=data, limit=limit)
-        sky_module.build(split, cache / "sky", data)
         super().__init__(split, cache)
-        self.skies = [without_cluster(sky) for sky in self.skies]
+        self.skies = [unseen_sky(source, cache / "sky", data) for source in sky_module.SOURCES if source.test_rows]
+        area = np.array([sky.light.shape[0] * sky.light.shape[1] for sky in self.skies], float)
+        self.sky_weight = area / area.sum()
+        companions = pd.read_csv(COMPANIONS, dtype={"id": str})
+        self.stamps = CleanStamps(self.stamps, companions)
         frame = read_cutouts(data, split)
         sure = np.isin(self.stamps.table["id"], frame.loc[frame["confident"] == 1, "id"].astype(str))
+        sure &= ~np.isin(self.stamps.table["id"], companions.loc[companions["radius_arcsec"].isna(), "id"])
         self.groups = [group[sure[group]] for group in self.groups[:2]] + [np.array([], int)]
 
     def compose(self, rng):
         """One scene: real sky, up to 12 galaxies added, stars added, rendered as SDSS pictures are."""
         canvas, sky, stretch = self.crop_sky(random_stretch(rng), rng)
-        for item in canvas.items:  # nobody knows the class of what was there
-            item.positive = False
+        rough = rng.uniform(*ROUGH_COUNTS) if rng.random() < ROUGH else 0.0
+        canvas.noise = float(np.hypot(canvas.noise, SMOOTHED * np.sqrt(3.0) * rough / canvas.slope))
+        before = np.maximum(ndimage.gaussian_filter(canvas.light @ WEIGHTS, 1.0), 0.0)
+        set_aside(canvas, before)
+        # `hidden` asks for three times a galaxy's light: under a star of its own brightness nobody can tell it either
+        canvas.clutter = 3.0 * before
         psf_sigma = sky.psf / 1.1774 / 1.12
         targets = np.exp(rng.uniform(*np.log(SIDES), rng.integers(0, MOST + 1)))
         self.added = []
         for target in np.sort(targets)[::-1]:  # the largest first: there is room for the others
             self._add(canvas, target, psf_sigma, rng)
+        # what is buried under an added galaxy cannot be found there
+        after = ndimage.gaussian_filter(canvas.light @ WEIGHTS, 1.0)
+        canvas.ignore &= after - before < 3.0 * np.maximum(before, canvas.noise)
         self.add_stars(canvas, 2.355 * psf_sigma, rng)
-        canvas.image = self.spoil(self.show(canvas, stretch, rng), rng)
+        picture = self.show(canvas, stretch, rng)
+        if rough:
+            picture = np.clip(picture + rng.normal(0.0, rough, picture.shape), 0, 255).astype(np.uint8)
+        canvas.image = jpeg(picture, rng)
         return canvas
 
     def _add(self, canvas, target, psf_sigma, rng):
@@ -103,15 +129,108 @@ class TestComposer(Composer):
         return False
 
 
-def without_cluster(sky):
-    """The part of a sky beside the star cluster; other skies as they are."""
-    name, first = CLUSTER
-    if sky.name != name or sky.light.shape[1] < first + TILE:
-        return sky
-    objects = [
-        replace(one, box=(one.box[0], one.box[1] - first, one.box[2], one.box[3] - first)) for one in sky.objects
-    ]
-    return replace(sky, light=sky.light[:, first:], objects=objects)
+class CleanStamps:
+    """Stamps without the other objects that were seen in their light.
+
+    Within the circle of each the fainter of the galaxy and its half-turn stays.
+
+    Parameters
+    ----------
+    stamps : StampSet
+        The stamps.
+    companions : pandas.DataFrame
+        ``id`` of the galaxy, ``dy_arcsec``, ``dx_arcsec`` from its brightest pixel, ``radius_arcsec``; a galaxy without
+        these cannot be told from its companion and is not used.
+    """
+
+    def __init__(self, stamps, companions):
+        self._stamps, self.table = stamps, stamps.table
+        self._companions = {name: rows for name, rows in companions.dropna().groupby("id")}
+
+    def stamp(self, index):
+        """Light (h, w, 3) and mask (h, w) of one galaxy, as `StampSet.stamp` gives them, without companions."""
+        light, mask = self._stamps.stamp(index)
+        rows = self._companions.get(str(self.table["id"][index]))
+        if rows is None:
+            return light, mask
+        y, x = np.unravel_index(np.argmax(ndimage.gaussian_filter(light @ WEIGHTS, 2.0) * mask), mask.shape)
+        turned = half_turn(light, y, x)
+        places = rows[["dy_arcsec", "dx_arcsec", "radius_arcsec"]].to_numpy() / self.table["scale"][index]
+        yy, xx = np.indices(mask.shape, sparse=True)
+        weight = np.zeros(mask.shape, np.float32)
+        for dy, dx, radius in places:
+            # the edge of the circle is soft: a hard one would be seen
+            weight = np.maximum(weight, np.clip(radius + 1.5 - np.hypot(yy - y - dy, xx - x - dx), 0.0, 1.0))
+        return light + weight[..., None] * (np.minimum(light, turned) - light), mask
+
+
+def half_turn(light, y, x):
+    """An image (h, w, 3) turned by 180 degrees about the pixel (y, x); dark where it has no pixels."""
+    h, w = light.shape[:2]
+    out = np.zeros_like(light)
+    rows, columns = 2 * y - np.arange(h), 2 * x - np.arange(w)
+    inside = np.ix_((rows >= 0) & (rows < h), (columns >= 0) & (columns < w))
+    out[inside] = light[np.ix_(rows[(rows >= 0) & (rows < h)], columns[(columns >= 0) & (columns < w)])]
+    return out
+
+
+def unseen_sky(source, folder, data):
+    """The part of a source's sky that is kept for testing, with everything extended in it listed; made once.
+
+    Parameters
+    ----------
+    source : sky.Source
+        The source. Of one with a star cluster only the part beside it is taken; galaxies that the field's own list
+        knows are listed whatever the rules say of them.
+    folder : pathlib.Path
+        Where it is kept.
+    data : pathlib.Path
+        Shared data folder.
+
+    Returns
+    -------
+    Sky
+        The sky.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"listed_{source.name}.npz"
+    if not path.exists():
+        y0, y1 = source.test_rows
+        x0 = 0 if source.cluster is None else int(source.cluster[1]) + CLUSTER_RADIUS
+        known = data / "fields" / source.folder / "galaxies.csv"
+        if known.exists():
+            places = pd.read_csv(known)[["y", "x"]]
+            source = replace(source, galaxies=(*source.galaxies, *places.itertuples(index=False, name=None)))
+        sky, _, _ = sky_module.build_one(source, (y0, x0, y1, 2048), data)
+        sky_module.save(sky, path)
+    return sky_module.load(path)
+
+
+def set_aside(canvas, light):
+    """Ignore what is in the sky of a canvas, in place: nobody labelled it.
+
+    Parameters
+    ----------
+    canvas : Canvas
+        With the listed objects of the sky as items and as pixels to be ignored.
+    light : ndarray, shape (256, 256)
+        Its summed light, smoothed by 1 px.
+    """
+    listed = canvas.ignore.copy()
+    for item in canvas.items:
+        place = overlap(item.y0, item.x0, item.mask.shape)
+        listed[place[0]] |= item.mask[place[1]]
+        # its light still hides what is added below it
+        item.positive, item.mask = False, np.zeros_like(item.mask)
+    bright = light > 1.25 * canvas.noise
+    canvas.ignore = listed.copy()
+    parts, _ = ndimage.label(listed)
+    for number, box in enumerate(ndimage.find_objects(parts), 1):
+        reach = (REACH - 1.0) * np.sqrt((parts[box] == number).sum() / np.pi) + 3.0
+        wide = tuple(slice(max(int(one.start - reach), 0), int(one.stop + reach)) for one in box)
+        seed = parts[wide] == number
+        near = bright[wide] & (ndimage.distance_transform_edt(~seed) <= reach)
+        canvas.ignore[wide] |= ndimage.binary_propagation(seed, mask=near | seed)
 
 
 def truth(canvas):
@@ -126,7 +245,7 @@ def truth(canvas):
     """
     masks, spirals, cut, ignore = [], [], [], canvas.ignore.copy()
     for item, place, seen, keep in visible_items(canvas):
-        if not keep or max(item.mask.any(axis).sum() for axis in (0, 1)) < SIDES[0]:
+        if not keep or not plain(item, seen, canvas.noise):
             ignore[place[0]] |= seen
             continue
         mask = np.zeros((TILE, TILE), bool)
@@ -139,7 +258,7 @@ def truth(canvas):
     covered = masks.sum(axis=0)
     return {
         "image": canvas.image,
-        "ignore": ignore & ~masks.any(axis=0),
+        "ignore": ignore,
         "masks": masks,
         "is_spiral": np.array(spirals, bool),
         "side": np.array([max(np.ptp(np.flatnonzero(mask.any(axis))) + 1 for axis in (0, 1)) for mask in masks]),
@@ -147,6 +266,12 @@ def truth(canvas):
         "overlapping": np.array([(mask & (covered > 1)).any() for mask in masks], bool),
         "cut": np.array(cut, bool),
     }
+
+
+def plain(item, seen, noise):
+    """Whether a person would see a galaxy: long enough inside of the picture, its peak thrice the noise of a pixel."""
+    length = max(seen.any(axis).sum() for axis in (0, 1))
+    return length >= SIDES[0] and ndimage.gaussian_filter(item.total, 1.0).max() > 3.0 * noise / SMOOTHED
 
 
 def _gaps(masks):
@@ -291,7 +416,7 @@ class Coco:
         from pycocotools.cocoeval import COCOeval
 
         if not self.found or not self.truths:
-            return {"mAP50": 0.0, "mAP50:95": 0.0}
+            return {"mAP50": 0.0, "mAP50:95": 0.0, "mAP50_by_area": {}}
         with contextlib.redirect_stdout(io.StringIO()):
             known = COCO()
             known.dataset = {
@@ -302,10 +427,24 @@ class Coco:
             known.createIndex()
             judge = COCOeval(known, known.loadRes([dict(one) for one in self.found]), kind)
             judge.params.useCats = int(by_class)
+            areas = [0, SMALL[0] ** 2, SMALL[1] ** 2, 1e10]
+            judge.params.areaRng = [[0, 1e10], *zip(areas[:-1], areas[1:], strict=True)]
             judge.evaluate()
             judge.accumulate()
             judge.summarize()
-        return {"mAP50": round(float(judge.stats[1]), 4), "mAP50:95": round(float(judge.stats[0]), 4)}
+        return {
+            "mAP50": round(float(judge.stats[1]), 4),
+            "mAP50:95": round(float(judge.stats[0]), 4),
+            "mAP50_by_area": by_area(judge),
+        }
+
+
+def by_area(judge):
+    """Mean average precision at IoU 0.5 of galaxies by area in px, from a `COCOeval` that has accumulated."""
+    precision = judge.eval["precision"][0, :, :, 1:, -1]  # at IoU 0.5: recall, class, area but for "all"
+    names = (f"under {SMALL[0]}^2", f"{SMALL[0]}^2 to {SMALL[1]}^2", f"over {SMALL[1]}^2")
+    known = [values[values > -1] for values in np.moveaxis(precision, -1, 0)]
+    return {name: round(float(one.mean()), 4) if one.size else None for name, one in zip(names, known, strict=True)}
 
 
 class Tally:
@@ -313,7 +452,7 @@ class Tally:
 
     def __init__(self):
         self.side, self.gap, self.seen, self.cut, self.own_side, self.overlapping = [], [], [], [], [], []
-        self.iou, self.right, self.purity, self.said, self.label = [], [], [], [], []
+        self.iou, self.found_side, self.purity, self.said, self.label = [], [], [], [], []
 
     def add(self, true, masks, iou, p_spiral):
         """Add a scene: its truth, masks that count (N, 256, 256), their IoU with the true ones, class probability."""
@@ -326,6 +465,7 @@ class Tally:
         self.seen += list(hit)
         for column, row in pairs.items():
             self.iou.append(float(iou[row, column]))
+            self.found_side.append(true["side"][column])
             self.label.append(bool(true["is_spiral"][column]))
             self.said.append(bool(p_spiral[row] > 0.5))
         good = iou.max(axis=1, initial=0.0) >= 0.5
@@ -349,6 +489,7 @@ class Tally:
             "purity_by_side": rates_by(self.own_side, self.purity, SIZE_EDGES),
             "median_mask_iou": round(float(np.median(self.iou)), 4) if self.iou else None,
             "class": confusion(self.label, self.said),
+            "class_accuracy_by_side": rates_by(self.found_side, np.equal(self.label, self.said), SIZE_EDGES),
         }
 
 

@@ -71,6 +71,28 @@ def overlaps(found, wanted):
                 yield _compare(found, stream, int(level), i, j)
 
 
+def iou_of(found, i, j):
+    """Intersection over union of the masks of given pairs, at the coarser pixel size of the two.
+
+    Parameters
+    ----------
+    found : Detections
+        Each with at least one mask pixel.
+    i, j : (P,) int64 ndarray
+        The two detections of each pair.
+
+    Returns
+    -------
+    (P,) float64 ndarray
+    """
+    iou, level = np.zeros(len(i)), np.maximum(found.level[i], found.level[j])
+    stream = _BitStream(found.bits)
+    for k in np.unique(level):
+        chosen = np.flatnonzero(level == k)
+        iou[chosen] = _compare(found, stream, int(k), i[chosen], j[chosen]).iou
+    return iou
+
+
 def _candidates(found, level, wanted):
     """Wanted pairs of which one lies on `level` and none on a coarser one, for each band of rows."""
     index = np.flatnonzero(found.level <= level)

@@ -11,8 +11,10 @@ chosen.  Rule 1 (what is cut by a tile's edge) is `surveycat.detections.flag_cut
 **Match (rule 3).**  Two detections from different tiles may be the same object if their masks have IoU >= 0.5 at
 the coarser pixel size; or, both whole, if each one's centroid lies in the other's mask and their areas differ by
 less than 4 times; or, one being cut, if half of the cut one's mask lies in the other.  Two that are whole and at
-home match only if neither has a better match in the other's tile: where a tile shows two galaxies that overlap
-by more than half, they stay two, whichever tiles they are chosen from.
+home do not match if both have a better match in the other's tile; nor if one of them has, and the tile that shows it
+and that better match shows them overlap as much as the two: where a tile shows two galaxies that overlap by more than
+half, they stay two, whichever tiles they are chosen from.  Two masks that overlap less than that in their own tile are
+of one galaxy if the one mask of another tile matches both.
 
 **Choose (rule 4).**  Detections are sorted: whole before cut, home level before others, nearness to the centre
 of their tile, score, tile index.  Each one that is not yet taken becomes an object and takes its matches.  There are no
@@ -32,7 +34,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from surveycat.detections import Detections
-from surveycat.overlap import overlaps
+from surveycat.overlap import iou_of, overlaps
 from surveycat.tiles import is_cut, parent_index
 
 #: Bits of `Objects.flags` that are set here; their names are in the catalogue's list.
@@ -41,6 +43,7 @@ EDGE_TRUNCATED, SINGLE_LOOK, BLENDED, CAPPED = 1 << 0, 1 << 1, 1 << 2, 1 << 3
 _SAME_IOU = 0.5
 _SAME_AREA = 4
 _SAME_CUT = 0.5
+_AS_MUCH = 0.9
 _INSIDE = 0.7
 _READABLE = 8
 _GROWN = 1.1
@@ -127,9 +130,10 @@ def stitch(found, grid):
     found = found.select(found.area > 0)
     home = ~found.cut & _at_home(found, grid)
     i, j, iou = _matches(found)
-    allowed = ~(home[i] & home[j]) | _mutually_best(i, j, iou, found.tile)
+    rank = _rank(found, ~home)
+    allowed = ~(home[i] & home[j]) | ~_shown_apart(found, rank, i, j, iou)
     i, j = i[allowed], j[allowed]
-    chosen = _walk(_rank(found, ~home), i, j)
+    chosen = _walk(rank, i, j)
     seen_object, seen_tile = _sightings(found, chosen, i, j)
     n = np.count_nonzero(chosen)
     zeros = np.zeros(n, dtype=np.int32)
@@ -249,15 +253,29 @@ def _matches_between(first, second):
     return np.minimum(i, j), np.maximum(i, j) - n, iou
 
 
-def _mutually_best(i, j, iou, tile):
-    """Whether in neither tile of a pair there is a better match for the other one."""
-    who, where = np.concatenate([i, j]), np.concatenate([tile[j], tile[i]])
-    group = _number(who, where)
-    best = np.zeros(group.max(initial=-1) + 1)
-    value = np.concatenate([iou, iou])
-    np.maximum.at(best, group, value)
-    is_best = value >= best[group]
-    return is_best[: len(i)] & is_best[len(i) :]
+def _shown_apart(found, rank, i, j, iou):
+    """Whether a tile shows the two of a pair as two, one of them matching what is its own in that tile better."""
+    who, other = np.concatenate([i, j]), np.concatenate([j, i])
+    rival = _best_in_tile(who, other, np.concatenate([iou, iou]), found.tile, rank)
+    better = rival != other
+    apart = np.logical_and(*np.split(better, 2))
+    # One tile shows two where the other shows one: the two are two if they overlap as much as the pair does.
+    pair = np.arange(len(who)) % max(len(i), 1)
+    asked = np.flatnonzero(better & ~apart[pair])
+    sure = found.cut[rival[asked]] | (found.level[who[asked]] != found.level[other[asked]])
+    apart[pair[asked[sure]]] = True
+    asked = asked[~sure]
+    overlap = iou_of(found, other[asked], rival[asked])
+    apart[pair[asked]] = overlap >= _AS_MUCH * iou[pair[asked]]
+    return apart
+
+
+def _best_in_tile(who, other, iou, tile, rank):
+    """For each pair, the best match of `who` in the tile of `other`: `other` itself where none is better."""
+    group = _number(who, tile[other])
+    order = np.lexsort([rank[other], iou, group])
+    best = order[np.flatnonzero(np.diff(group[order], append=-1))][group]
+    return np.where(iou >= iou[best], other, other[best])
 
 
 # Rule 4 -----------------------------------------------------------------------------------------------------

@@ -185,6 +185,21 @@ def test_chain_of_imperfect_sightings_does_not_merge_its_ends():
     assert names(stitch(found.replace(tile=np.zeros(3, int)), grid)) == [0, 1, 2]
 
 
+@pytest.mark.parametrize("inner, n", [((14, 13), 1), ((16, 15), 2)])
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 1, 0), (1, 2, 0)])
+def test_two_masks_in_one_tile_and_one_in_the_next(inner, n, order):
+    """Protects against doubles: one mask that is like two of another tile, which have less than half in common, takes
+    both; two that overlap by more than half stay two.
+    """
+    masks = [np.ones(shape, dtype=bool) for shape in ((20, 20), inner, (16, 16))]
+    boxes = [(100, 220, 100 + h, 220 + w) for h, w in (m.shape for m in masks)]
+    found = Detections.from_masks([0, 0, 1], 0, boxes, 0.9, [0, 1, 2], masks, [(100, 220)] * 3)
+    # Where the tile with the two is the more central one, they are what it says.
+    for distances, expected in (([2, 3, 1], n), ([1, 2, 3], 2)):
+        seen = found.replace(centre_distance=np.array(distances)).select(list(order))
+        assert len(stitch(seen, TileGrid((700, 700)))) == expected
+
+
 def test_equal_scores_and_order_of_arrival_do_not_matter():
     """Protects reproducibility: workers answer in any order, and scores are often equal."""
     rng = np.random.default_rng(2)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from surveycat.auxiliary import attach, open_mask
 from surveycat.errors import ImageError, OptionError
 from surveycat.raster import WAVELENGTH_NM, file_key
 from surveycat.readers import is_fits, open_raster, split_extension
@@ -169,13 +170,16 @@ def _same_sky(rasters):
 # Pixels ---------------------------------------------------------------------------------------------------
 
 
-def open_bands(bands, scratch):
+def open_bands(bands, scratch, mask=(), weights=()):
     """Open the bands of an image.
 
     Parameters
     ----------
     bands : Bands
     scratch : `~surveycat.scratch.Scratch`
+    mask, weights : list of str
+        As `~surveycat.auxiliary.auxiliary_paths` gives them: one mask on the pixels of the reference band, one weight
+        for each file of `bands`.
 
     Returns
     -------
@@ -185,8 +189,17 @@ def open_bands(bands, scratch):
     ------
     ImageError
         A file that cannot be read or is not one band of linear data, or bands that do not show the same sky.
+    OptionError
+        Another number of weights than of bands.
     """
+    if weights and len(weights) != len(bands.paths):
+        raise OptionError(
+            f"{len(weights)} weights ({', '.join(weights)}) for {len(bands.paths)} bands: give one for each file of "
+            f"{', '.join(bands.paths)}, in this order"
+        )
     opened = {name: _open_band(path, scratch) for path, name in zip(bands.paths, bands.names, strict=True)}
+    for path, name, weight in zip(bands.paths, bands.names, weights, strict=bool(weights)):
+        opened[name] = attach(opened[name], path, [], [weight], scratch)
     names = in_colour_order(bands.names)
     paths = dict(zip(bands.names, bands.paths, strict=True))
     reference = opened[reference_band(names)]
@@ -194,7 +207,8 @@ def open_bands(bands, scratch):
     notes = [f"band {name}: {note}" for name in names for note in opened[name].notes]
     if len(names) > 3:
         notes.append(f"of {len(names)} bands, {', '.join(names[plane] for plane in shown(names))} make the picture")
-    return BandRaster(placed, tuple(names), reference, tuple(notes))
+    masks = [open_mask(path, reference.shape, bands.reference, scratch) for path in mask]
+    return BandRaster(placed, tuple(names), reference, tuple(notes), masks[0] if masks else None)
 
 
 def _open_band(path, scratch):
@@ -251,25 +265,37 @@ class _Resampled:
         self._area = np.float32((scales[0] / scales[1]) ** 2)  # flux per pixel grows with the pixel
         cached = max(CACHED, 2 * -(-reference.shape[1] // CHUNK))
         self._chunk = functools.lru_cache(cached)(self._resample)
+        self._weight_chunk = functools.lru_cache(cached)(self._resample_weights)
 
     def planes(self, box, step=1, which=None):
         """Values of a box, as `Raster.planes` gives them."""
+        return self._of_chunks(self._chunk, box)[None, :, ::step]
+
+    @property
+    def weighted(self):
+        """Whether there are weights."""
+        return self._raster.weighted
+
+    def weights(self, box, plane):
+        """Inverse variances of a box, as `Raster.weights` gives them."""
+        return self._of_chunks(self._weight_chunk, box)
+
+    def _of_chunks(self, chunk, box):
+        """A box from the chunks in which it lies."""
         y0, x0, y1, x1 = box
-        values = np.empty((1, y1 - y0, x1 - x0), np.float32)
+        values = np.empty((y1 - y0, x1 - x0), np.float32)
         for top in range(y0 // CHUNK * CHUNK, y1, CHUNK):
             for left in range(x0 // CHUNK * CHUNK, x1, CHUNK):
                 a, b = max(y0, top), min(y1, top + CHUNK)
                 c, d = max(x0, left), min(x1, left + CHUNK)
-                part = self._chunk(top, left)[a - top : b - top, c - left : d - left]
-                values[0, a - y0 : b - y0, c - x0 : d - x0] = part
-        return values[:, :, ::step]
+                values[a - y0 : b - y0, c - x0 : d - x0] = chunk(top, left)[a - top : b - top, c - left : d - left]
+        return values
 
     def _resample(self, top, left):
         """A chunk of the reference's pixels, by cubic splines; NaN where the band has no data."""
         from reproject import reproject_interp
 
-        height, width = self._reference.shape
-        bottom, right = min(top + CHUNK, height), min(left + CHUNK, width)
+        bottom, right = self._end(top, left)
         out = np.full((bottom - top, right - left), np.nan, np.float32)
         box = self._needed(top, left, bottom, right)
         if box is None:
@@ -290,6 +316,30 @@ class _Resampled:
         good = (covered > 0) & np.isfinite(resampled)
         out[good] = resampled[good] * self._area
         return out
+
+    def _resample_weights(self, top, left):
+        """A chunk of the reference's pixels with the weight of the nearest pixel; 0 where the band has no data."""
+        from reproject import reproject_interp
+
+        bottom, right = self._end(top, left)
+        out = np.zeros((bottom - top, right - left), np.float32)
+        box = self._needed(top, left, bottom, right)
+        if box is None:
+            return out
+        grid = self._reference.wcs[top:bottom, left:right]
+        part = self._raster.wcs[box[0] : box[2], box[1] : box[3]]
+        with quiet():
+            near, covered = reproject_interp(
+                (self._raster.weights(box, 0), part), grid, shape_out=out.shape, order="nearest-neighbor"
+            )
+        good = (covered > 0) & np.isfinite(near)
+        out[good] = near[good] / self._area**2
+        return out
+
+    def _end(self, top, left):
+        """Row and column after a chunk."""
+        height, width = self._reference.shape
+        return min(top + CHUNK, height), min(left + CHUNK, width)
 
     def _needed(self, top, left, bottom, right):
         """Box of the band's own pixels that a box of the reference's needs, or None."""
@@ -319,18 +369,30 @@ class BandRaster:
         The one whose pixels are those of the image.
     notes : tuple of str
         What the user should know.
+    mask : `~surveycat.auxiliary.Mask` or None
+        Pixels that are taken as without data in all bands.
     """
 
     picture, fits, xmp, blank = False, True, b"", None
 
-    def __init__(self, placed, bands, reference, notes):
-        self._placed, self.bands, self.notes = placed, bands, notes
+    def __init__(self, placed, bands, reference, notes, mask=None):
+        self._placed, self.bands, self.notes, self.mask = placed, bands, notes, mask
         self.shape, self.wcs = reference.shape, reference.wcs
-        self.continuous, self.scale = reference.continuous, reference.scale
+        self.continuous, self.scale, self.weighted = reference.continuous, reference.scale, reference.weighted
         self.calibration = tuple(band.calibration[0] for band in placed)
         self.shown = shown(bands)
 
     def planes(self, box, step=1, which=None):
         """Values of a box: as `~surveycat.raster.Raster.planes`."""
         which = range(len(self._placed)) if which is None else which
-        return np.concatenate([self._placed[plane].planes(box, step) for plane in which])
+        values = np.concatenate([self._placed[plane].planes(box, step) for plane in which])
+        if self.mask is not None:
+            values[:, self.mask.at(box, step)] = np.nan
+        return values
+
+    def weights(self, box, plane):
+        """Inverse variances of one band in a box: as `~surveycat.raster.Raster.weights`."""
+        values = self._placed[plane].weights(box, 0)
+        if self.mask is not None:
+            values[self.mask.at(box)] = 0
+        return values

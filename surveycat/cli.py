@@ -130,6 +130,16 @@ def main():
 @click.option("--pixel-scale", type=float, help="Arcseconds per pixel, with --ra and --dec.")
 @click.option("--rotation", type=float, default=0.0, help="Degrees from up to north, towards east.")
 @click.option("--wcs", help="A FITS or text header file with the image's WCS.")
+@click.option(
+    "--mask", metavar="FILE", help="FITS image on the same pixels, 0 where they are good; others are left out."
+)
+@click.option(
+    "--weight",
+    metavar="FILE",
+    multiple=True,
+    help="FITS image of inverse variances on the same pixels, from which errors come; pixels without weight are left "
+    "out. With bands: once for each file, in their order.",
+)
 @click.option("--region", help="Only this part: x0,y0,x1,y1 in pixels, or ra0d,dec0d,ra1d,dec1d on the sky.")
 @click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
 @click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
@@ -148,8 +158,16 @@ def main():
 @click.option("--preview", help="A picture of what was found (.png or .jpg).")
 @click.option("--regions", help="The outlines as DS9 regions (.reg), on the sky if the image has a position.")
 @click.option("--segmap", help="A segmentation map (.fits): each pixel holds the id of its object.")
-@click.option("--moc", help="The area of the sky that was searched (.fits or .json).")
-@click.option("--coverage", help="A map of what was searched, what failed, is blank or capped (.fits).")
+@click.option(
+    "--moc",
+    help="The area of the sky that was searched, as a MOC (.fits or .json): to look at in Aladin, and to cut other "
+    "catalogues to it. Its cells are coarse, about 1/256 of the image.",
+)
+@click.option(
+    "--coverage",
+    help="What became of each pixel (.fits), as a sum of 1 searched, 2 failed, 4 blank, 8 too crowded: to see where "
+    "this run may have missed something.",
+)
 @_reporting
 def run(images, out, quiet, **options):
     """Find the galaxies in IMAGES (JPEG, PNG, TIFF or FITS) and write one catalogue of them.

@@ -6,6 +6,7 @@ channels are i, r, g.
 """
 
 import hashlib
+import itertools
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from surveycat import levels, sky, wcs
+from surveycat.auxiliary import attach, auxiliary_paths, weight_notes
 from surveycat.bands import Bands, open_bands
 from surveycat.errors import ImageError, OptionError
 from surveycat.raster import array_raster, file_key
@@ -53,6 +55,11 @@ class ImageSource:
         temporary one.
     region : tuple of int or None
         Box ``(y0, x0, y1, x1)`` to which the image is limited.
+    mask : path-like or None
+        FITS image on the same pixels: what is not 0 there is blank here.
+    weight : path-like, sequence of path-like or None
+        FITS image of inverse variances on the same pixels, of each file of `~surveycat.bands.Bands` one: what has no
+        weight above 0 is blank.
     """
 
     image: object
@@ -63,6 +70,8 @@ class ImageSource:
     rotation: float = 0.0
     scratch: object = None
     region: tuple | None = None
+    mask: object = None
+    weight: object = None
 
     def open(self):
         """Open the image; close it after use, or use it in a ``with`` statement.
@@ -85,24 +94,27 @@ class ImageSource:
             raise
 
     def _open(self, scratch):
+        auxiliary = auxiliary_paths(self.mask, self.weight)
         if isinstance(self.image, np.ndarray):
-            raster, path = array_raster(self.image), None
+            raster, path = attach(array_raster(self.image), "the array", *auxiliary, scratch), None
         elif isinstance(self.image, Bands):
-            raster = open_bands(self.image, scratch)
+            raster = open_bands(self.image, scratch, *auxiliary)
             path = split_extension(self.image.reference)[0]
         else:
-            raster = open_raster(self.image, scratch)
+            raster = attach(open_raster(self.image, scratch), str(self.image), *auxiliary, scratch)
             path = split_extension(self.image)[0]
         given = self.wcs, self.ra, self.dec, self.pixel_scale, self.rotation
         return Image(replace(self, region=None), raster, sky.locate(raster, path, *given), scratch)
 
 
-def open_image(image, wcs=None, ra=None, dec=None, pixel_scale=None, rotation=0.0, scratch=None):
+def open_image(
+    image, wcs=None, ra=None, dec=None, pixel_scale=None, rotation=0.0, scratch=None, *, mask=None, weight=None
+):
     """Open an image from a path or an array.
 
     Parameters
     ----------
-    image, wcs, ra, dec, pixel_scale, rotation, scratch
+    image, wcs, ra, dec, pixel_scale, rotation, scratch, mask, weight
         As in `ImageSource`.
 
     Returns
@@ -117,7 +129,17 @@ def open_image(image, wcs=None, ra=None, dec=None, pixel_scale=None, rotation=0.
     PositionError
         A position or WCS that cannot be used.
     """
-    return ImageSource(image, wcs, ra, dec, pixel_scale, rotation, scratch).open()
+    return ImageSource(image, wcs, ra, dec, pixel_scale, rotation, scratch, mask=mask, weight=weight).open()
+
+
+def _sha256_of(paths):
+    """Hash of the bytes of files, one after the other."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with open(split_extension(path)[0], "rb") as file:
+            while block := file.read(2**20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def _oddities(raster, sky):
@@ -169,10 +191,15 @@ class Image:
         self._source, self._raster, self._scratch, self._owner = source, raster, scratch, True
         self._stretch, self._sky = stretch_for(raster)
         if self._sky is None:
-            raise ImageError(f"{self.name} has no data: all pixels are NaN, infinite or BLANK; give another image")
+            left_out = ", masked or without weight" if any(self._auxiliary) else ""
+            raise ImageError(
+                f"{self.name} has no data: all pixels are NaN, infinite or BLANK{left_out}; give another image"
+            )
         self.shape, self.offset = raster.shape, (0, 0)
         self.wcs, self.wcs_source, self.pixel_scale = placement.wcs, placement.source, placement.pixel_scale
         self.notes = [*raster.notes, *placement.notes]
+        if not raster.picture:
+            self.notes += weight_notes(raster, self._stretch.noise)
         self._levels = {}
         self.oddities = _oddities(raster, self._sky)
         self.notes += [f"{oddity}; all rows are flagged outside_domain" for oddity in self.oddities]
@@ -215,7 +242,15 @@ class Image:
             name = f"array-{self.sha256[:16]}.npy"
             pixels = image
             image = str(scratch.file(name, lambda file: np.save(file, pixels, allow_pickle=False)))
-        return replace(self._source, image=image, scratch=scratch.shared)
+        mask, weights = ([str(Path(path).absolute()) for path in paths] for paths in self._auxiliary)
+        return replace(
+            self._source, image=image, scratch=scratch.shared, mask=mask[0] if mask else None, weight=weights
+        )
+
+    @property
+    def _auxiliary(self):
+        """Paths of masks and of weights."""
+        return auxiliary_paths(self._source.mask, self._source.weight)
 
     @cached_property
     def sha256(self):
@@ -223,12 +258,17 @@ class Image:
         image = self._source.image
         if isinstance(image, np.ndarray):
             return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
-        digest = hashlib.sha256()
-        for path in image.paths if isinstance(image, Bands) else (image,):
-            with open(split_extension(path)[0], "rb") as file:
-                while block := file.read(2**20):
-                    digest.update(block)
-        return digest.hexdigest()
+        return _sha256_of(image.paths if isinstance(image, Bands) else (image,))
+
+    @property
+    def auxiliary(self):
+        """What goes with the image: names and hashes of files, by "mask" and "weight"; empty for most images."""
+        both = zip(("mask", "weight"), self._auxiliary, strict=True)
+        return {
+            kind: {"name": ", ".join(Path(path).name for path in paths), "sha256": _sha256_of(paths)}
+            for kind, paths in both
+            if paths
+        }
 
     @property
     def n_levels(self):
@@ -292,14 +332,19 @@ class Image:
         Returns
         -------
         ndarray of bool, shape (y1 - y0, x1 - x0)
-            True where all planes are NaN, infinite or BLANK, and outside the image.
+            True where all planes are NaN, infinite, BLANK, masked or without weight, and outside the image.
         """
         blank = np.ones((box[2] - box[0], box[3] - box[1]), bool)
         inside, target = overlap(box, self.shape)
         if inside is not None:
             view = blank[target[0] : target[2], target[1] : target[3]]
-            view[:] = False if self._raster.picture else np.isnan(self._planes(inside)).all(axis=0)
+            view[:] = np.isnan(self._planes(inside)).all(axis=0) if self.may_be_blank else False
         return blank
+
+    @property
+    def may_be_blank(self):
+        """Whether there may be pixels without data inside the image: there are none in a picture without a mask."""
+        return not self._raster.picture or self._raster.mask is not None
 
     def band(self, name, box):
         """Linear data of one band.
@@ -325,8 +370,29 @@ class Image:
         return values
 
     def weight(self, name, box):
-        """Inverse variance of one band in a box of level 0, as ``--weight`` gives it: float32, or None without."""
-        return None
+        """Inverse variances of one band, as ``--weight`` gives them.
+
+        Parameters
+        ----------
+        name : str
+            One of `bands`.
+        box : tuple of int
+            ``(y0, x0, y1, x1)`` of level 0.
+
+        Returns
+        -------
+        ndarray of float32, shape (y1 - y0, x1 - x0), or None
+            0 where there is no data, and outside the image. None without such a file.
+        """
+        if not self._raster.weighted:
+            return None
+        weights = np.zeros((box[2] - box[0], box[3] - box[1]), np.float32)
+        inside, target = overlap(box, self.shape)
+        if inside is not None:
+            plane = self._raster.bands.index(name)
+            found = self._raster.weights(self._in_raster(inside), plane)
+            weights[target[0] : target[2], target[1] : target[3]] = found
+        return weights
 
     def build_levels(self):
         """Make all levels now, so that other processes with the same scratch folder find them."""
@@ -396,9 +462,12 @@ class Image:
         if level:
             fine = self._level(level)[y0:y1, x0:x1].astype(np.uint32)
             return ((fine + levels.FINE // 2) // levels.FINE).astype(np.uint8)
-        if self._raster.picture:
-            return self._raster.array[y0:y1, x0:x1]
-        return self._rendered((y0, x0, y1, x1))
+        if not self._raster.picture:
+            return self._rendered((y0, x0, y1, x1))
+        picture, mask = self._raster.array[y0:y1, x0:x1], self._raster.mask
+        if mask is None:
+            return picture
+        return np.where(mask.at((y0, x0, y1, x1))[..., None], np.rint(self._sky).astype(np.uint8), picture)
 
     def _rendered(self, box):
         """Linear data of a box of the raster as a picture, through the blocks of a JPEG that begins at pixel (0, 0)."""
@@ -448,6 +517,8 @@ class Image:
         else:
             path, extension = split_extension(image)
             text = f"{file_key(path)}|{extension}"
+        for path in itertools.chain(*self._auxiliary):
+            text += f"|{file_key(split_extension(path)[0])}|{path}"
         return hashlib.sha256(f"{text}|{self.offset}|{self.shape}".encode()).hexdigest()[:16]
 
     # --- sky ---

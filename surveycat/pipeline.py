@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from surveycat import __version__, catalog, products
+from surveycat.auxiliary import auxiliary_paths
 from surveycat.bands import Bands, gather
 from surveycat.coverage import FORMATS as MAPS
 from surveycat.coverage import capped_tiles, write_coverage
@@ -49,6 +50,8 @@ def run(
     pixel_scale=None,
     rotation=0.0,
     wcs=None,
+    mask=None,
+    weight=None,
     region=None,
     weights="compact",
     preset=None,
@@ -87,6 +90,12 @@ def run(
         Angle from up to north, towards east, degrees, with `ra` and `dec`.
     wcs : path or `~astropy.wcs.WCS`, optional
         Where the image lies on the sky.
+    mask : path, optional
+        FITS image on the same pixels (with several bands those of r, or of the middle one): what is not 0 there is
+        blank, as NaN is, and neither sky nor galaxy.
+    weight : path or sequence of paths, optional
+        FITS image of inverse variances on the same pixels, in units of the image; with several bands one for each
+        file, on its own pixels. Errors come from it; what has no weight above 0 is blank.
     region : str or sequence of float, optional
         Part of the image to search: x0, y0, x1, y1 in pixels, or ``"RA0d,DEC0d,RA1d,DEC1d"``.
     weights : str or path, optional
@@ -139,11 +148,12 @@ def run(
     for note in notes:
         log.info("%s", note)
     position = {"ra": ra, "dec": dec, "pixel_scale": pixel_scale, "rotation": rotation, "wcs": wcs}
-    _check_options(images, position, min_score)
+    masks, weight_images = auxiliary_paths(mask, weight)
+    _check_options(images, position, [*masks, *weight_images], min_score)
     going_on = check_unfinished(out, resume, overwrite)
     beside = {"preview": preview, "regions": regions, "segmap": segmap, "moc": moc, "coverage": coverage}
     beside = {kind: path for kind, path in beside.items() if path is not None}
-    _check_outputs(images, out, beside, overwrite or going_on)
+    _check_outputs(images, [*masks, *weight_images], out, beside, overwrite or going_on)
     _check_images(images[1:], position, region)  # the first is opened next
     detector = detector or DetectorSpec(os.fspath(weights), preset=preset)
     batch = getattr(detector, "batch_size", BATCH)  # as it is now: short of memory it gets less
@@ -153,7 +163,7 @@ def run(
     tables, inputs, failures = [], [], []
     with work_folder(out, going_on) as folder, cluster(workers, scheduler) as client:
         for number, each in enumerate(images):
-            with open_image(each, **position, scratch=folder / "scratch") as whole:
+            with open_image(each, **position, mask=mask, weight=weight, scratch=folder / "scratch") as whole:
                 image = _part(whole, region)
                 if moc is not None and image.wcs is None:
                     raise OptionError(f"{moc} needs the image's place on the sky: add --wcs, or --ra and --dec")
@@ -263,7 +273,7 @@ def _as_list(images):
     return list(images)
 
 
-def _check_options(images, position, min_score):
+def _check_options(images, position, auxiliary, min_score):
     """Refuse options that cannot be meant."""
     if not images:
         raise OptionError("no image was given; name at least one")
@@ -271,9 +281,14 @@ def _check_options(images, position, min_score):
         raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
     if len(images) > 1 and any(position[name] is not None for name in ("ra", "dec", "wcs")):
         raise OptionError(f"one sky position for {len(images)} images; run them one by one, or give each its own WCS")
+    if len(images) > 1 and auxiliary:
+        raise OptionError(
+            f"{', '.join(auxiliary)} as mask or weight for {len(images)} images; run them one by one, or say by "
+            "--bands that they are the bands of one"
+        )
 
 
-def _check_outputs(images, out, beside, overwrite):
+def _check_outputs(images, auxiliary, out, beside, overwrite):
     """Refuse outputs that could not be written at the end."""
     outputs = [] if out is None else [catalog.check_output(out, overwrite)]
     for kind, path in beside.items():
@@ -283,7 +298,7 @@ def _check_outputs(images, out, beside, overwrite):
         outputs.append(catalog.check_output(path, overwrite, known=SUFFIXES[kind]))
     if len({output.absolute() for output in outputs}) < len(outputs):
         raise OptionError(f"two outputs have one name ({', '.join(map(str, outputs))}); give each its own")
-    inputs = [Path(path) for image in images for path in _paths(image)]
+    inputs = [Path(path) for image in images for path in _paths(image)] + [Path(path) for path in auxiliary]
     for output in outputs:
         if any(output.exists() and image.exists() and output.samefile(image) for image in inputs):
             raise OptionError(f"{output} is an input; give the output another name")
@@ -385,6 +400,7 @@ def _about(image):
         "wcs_source": image.wcs_source,
         "pixel_scale": image.pixel_scale,
         "s_region": _outline(image),
+        **image.auxiliary,
         "zero_points": {band: _zero_point(known) for band, known in image.calibration.items()},
     }
 

@@ -43,6 +43,10 @@ class Raster:
         What the user should know.
     calibration : tuple of `~surveycat.calibration.Calibration`
         What a unit is worth in each plane; empty for a picture.
+    mask : `~surveycat.auxiliary.Mask` or None
+        Pixels that are taken as without data.
+    weight : `~surveycat.auxiliary.Weight` or None
+        Inverse variances; what has none is taken as without data.
     """
 
     array: np.ndarray
@@ -56,6 +60,8 @@ class Raster:
     fits: bool = False
     notes: tuple = ()
     calibration: tuple = ()
+    mask: object = None
+    weight: object = None
 
     @property
     def shape(self):
@@ -71,6 +77,11 @@ class Raster:
     def continuous(self):
         """Whether the stored numbers are floating-point."""
         return self.array.dtype.kind == "f"
+
+    @property
+    def weighted(self):
+        """Whether there are weights."""
+        return self.weight is not None
 
     @property
     def scaled(self):
@@ -94,6 +105,23 @@ class Raster:
         ndarray of float32, shape (P, y1 - y0, ceil((x1 - x0) / step))
             NaN where there is no data, or where it is infinite.
         """
+        values = self._stored(box, step, which)
+        if self.mask is not None:
+            values[:, self.mask.at(box, step)] = np.nan
+        if self.weight is not None:
+            for place, plane in enumerate(range(len(self.bands)) if which is None else which):
+                values[place][self.weight.at(box, plane, step) == 0] = np.nan
+        return values
+
+    def weights(self, box, plane):
+        """Inverse variances of one plane in a box where it is `weighted`: float32, 0 where there is no data."""
+        values = self.weight.at(box, plane)
+        if self.mask is not None:
+            values[self.mask.at(box)] = 0
+        return values
+
+    def _stored(self, box, step, which):
+        """What `planes` gives, from the image's own file."""
         y0, x0, y1, x1 = box
         if self.picture:
             planes = np.moveaxis(self.array[y0:y1, x0:x1:step], -1, 0)

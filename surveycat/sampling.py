@@ -63,10 +63,14 @@ def sampling_of(image):
 
 def _half_lag(image):
     """Lag in pixels at which the correlation of the sky's noise falls to one half; NaN where that is not noise."""
-    values = image.read((0, 0, *(min(size, NOISE_SIDE) for size in image.shape)))[..., 1].astype(np.float32)
-    median = np.median(values)
-    width = 1.4826 * np.median(np.abs(values - median))
-    sky = np.abs(values - median) <= 3 * max(width, 1)
+    box = (0, 0, *(min(size, NOISE_SIDE) for size in image.shape))
+    values = image.read(box)[..., 1].astype(np.float32)
+    there = ~image.blank(box)
+    if not there.any():
+        return np.nan
+    median = np.median(values[there])
+    width = 1.4826 * np.median(np.abs(values[there] - median))
+    sky = there & (np.abs(values - median) <= 3 * max(width, 1))
     noise = np.where(sky, values - values[sky].mean(), 0)
     variance = (noise**2).sum() / sky.sum()
     if not variance > 0 or min(values.shape) < LEAST_SIDE:

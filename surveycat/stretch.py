@@ -214,10 +214,10 @@ def stretch_for(raster):
         Median of each channel as shown; None for an image without any data.
     """
     sample = sample_pixels(raster)
-    if raster.picture:
-        return None, np.median(sample, axis=1)
     if sample.size == 0:
         return None, None
+    if raster.picture:
+        return None, np.median(sample, axis=1)
     sample = sample[raster.shown]
     figures = np.array([sky_statistics(plane, raster.continuous) for plane in sample], np.float32)
     background = background_of(raster, raster.shown) if max(raster.shape) > BOX else None

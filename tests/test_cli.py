@@ -184,6 +184,8 @@ def test_bad_image(folder, kind):
         (["--ra", "nan", "--dec", "0"], "nan"),
         (["--wcs", "nowhere.hdr"], "nowhere.hdr"),
         (["--wcs", "field.png"], "field.png"),
+        (["--mask", "nowhere.fits"], "nowhere.fits"),
+        (["--weight", "field.png"], "--weight"),
         (["--region", "0,0,10"], "0,0,10"),
         (["--region", "1000,1000,1100,1100"], "1000,1000,1100,1100"),
         (["--region", "10d,0d,11d,1d"], "10d,0d,11d,1d"),

@@ -334,7 +334,9 @@ def _two_numbers(option, text):
 
 @main.command()
 @click.argument("targets")
-@click.option("--images", help="Folder, template such as DIR/{id}.jpg, .zip, or skyserver; not for a list of images.")
+@click.option(
+    "--images", help="Folder, template such as DIR/{id}.jpg, .zip, or skyserver; of a list of images: their folder."
+)
 @click.option("--out", required=True, help="Folder of the dataset.")
 @click.option("--size", type=int, default=256, show_default=True, help="Side of cutouts from SkyServer, pixels.")
 @click.option("--pixel-scale", type=float, default=0.396127, show_default=True, help="Arcsec per pixel of the search.")
@@ -348,6 +350,7 @@ def _two_numbers(option, text):
 @click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
 @click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
 @click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
+@click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers do the work.")
 @click.option("--healpix-order", type=int, default=4, show_default=True, help="Order of the dataset's cells.")
 @_skyserver_options
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, or add what is new in the list.")

@@ -32,7 +32,7 @@ from surveycat.errors import OptionError, OutputError, RunFailed
 from surveycat.primary import primary
 from surveycat.unfinished import partial_folder
 
-__all__ = ["OUTCOMES", "Store", "rows_table"]
+__all__ = ["OUTCOMES", "Store", "check_place", "rows_table"]
 
 OUTCOMES = ("detected", "undetected", "failed")
 INDEX = "_healpix_29"  # what hats calls its index: HEALPix cell of order 29
@@ -209,7 +209,7 @@ class Store:
     def __init__(self, out, made_with, resume=False, overwrite=False):
         self.out, self.partial = Path(out), partial_folder(out)
         self.parts, self.made_with = self.partial / "parts", json.loads(json.dumps(made_with, default=str))
-        _check_place(self.out, self.partial, resume, overwrite)
+        check_place(self.out, resume, overwrite)
         try:
             self.partial.mkdir(exist_ok=True)
         except OSError as error:
@@ -395,8 +395,22 @@ class Store:
         self.parts.mkdir(exist_ok=True)
 
 
-def _check_place(out, partial, resume, overwrite):
-    """Refuse a place that cannot be used, or whose content was not to be touched."""
+def check_place(out, resume=False, overwrite=False):
+    """Refuse a place that cannot be used, or whose content was not to be touched.
+
+    Parameters
+    ----------
+    out : path-like
+        The dataset.
+    resume, overwrite : bool
+        As in `Store`.
+
+    Raises
+    ------
+    OptionError, OutputError
+        With the way out.
+    """
+    out, partial = Path(out), partial_folder(out)
     if resume and overwrite:
         raise OptionError("both resume and overwrite were asked for; go on with what there is, or start afresh")
     if not out.parent.is_dir():

@@ -1,7 +1,7 @@
 """Run a detector over tiles: in this process, or on Dask workers.
 
 `detect` promises the same detections whatever the number of workers and the order in which they answer. The
-plain loop (`_here`) is the reference; `_on_workers` does the same batches elsewhere. Workers open the image
+plain loop (`_here`) is the reference; `on_workers` does the same batches elsewhere. Workers open the image
 themselves: tiles travel to them, detections come back, pixels never. Whoever does a batch puts it on the disk
 before it begins another, so that a crash costs each process the one it is at. A batch that fails is done again
 tile by tile; a tile that fails twice is recorded with its reason, and the others go on. Every wait has a bound.
@@ -28,7 +28,7 @@ from surveycat.detections import Detections
 from surveycat.errors import OptionError, OutputError, RunFailed, SurveycatError, WeightsError
 from surveycat.tiles import sub_windows
 
-__all__ = ["BATCH", "Network", "cluster", "detect", "loaded", "network_of"]
+__all__ = ["BATCH", "Network", "ask", "at_work", "cluster", "detect", "loaded", "n_workers", "network_of", "on_workers"]
 
 BATCH = 8  # tiles, for a detector that does not say how many it likes
 IN_FLIGHT = 3  # batches in this process: one in the network, the others being read
@@ -40,7 +40,7 @@ POLL = 1.0  # seconds between looks whether there are workers at all
 FATAL = (OutputError, WeightsError)  # not the fault of a tile: the next one would end in the same way
 
 log = logging.getLogger(__name__)
-_at_work = threading.Lock()  # one batch at a time in a process, also where Dask gives it several threads
+at_work = threading.Lock()  # one batch at a time in a process, also where Dask gives it several threads
 
 
 def detect(
@@ -104,7 +104,9 @@ def detect(
         if client is None:
             outcomes = functools.partial(_here, image, loaded(detector), min_score, finished, timeout)
         else:
-            outcomes = functools.partial(_on_workers, client, _ticket(image), detector, min_score, finished, timeout)
+            outcomes = functools.partial(
+                _search_on_workers, client, _ticket(image), detector, min_score, finished, timeout
+            )
         if finished is not None:
             outcomes = functools.partial(_only_new, finished, outcomes)
         found, lost = _search(outcomes, tiles, batch_size, progress)
@@ -323,7 +325,7 @@ def network_of(detector, client=None, timeout=TIMEOUT):
 
 
 def _known(detector):
-    with _at_work:
+    with at_work:
         network = loaded(detector)
     return Network(
         getattr(network, "weights_id", type(network).__name__),
@@ -332,8 +334,22 @@ def _known(detector):
     )
 
 
-def _ask(network, pixels, min_score):
-    """Ask about a batch; where memory is short, in halves, and never again about so many tiles at once."""
+def ask(network, pixels, min_score):
+    """Ask about a batch; where memory is short, in halves, and never again about so many tiles at once.
+
+    Parameters
+    ----------
+    network : callable
+        A detector that was loaded, as `detect` takes it.
+    pixels : ndarray of uint8, shape (B, S, S, 3)
+        Tiles.
+    min_score : float
+        Passed to it.
+
+    Returns
+    -------
+    `~surveycat.detections.Detections`
+    """
     size = getattr(network, "batch_size", len(pixels))
     try:
         return _in_pieces(network, pixels, min_score, size)
@@ -343,7 +359,7 @@ def _ask(network, pixels, min_score):
     # Out here the error is gone, and with it what it held in memory.
     network.batch_size = size // 2  # also the size to which the network fills up a smaller batch
     log.warning("%d tiles at a time need more memory than there is; going on with %d", size, size // 2)
-    return _ask(network, pixels, min_score)
+    return ask(network, pixels, min_score)
 
 
 def _in_pieces(network, pixels, min_score, size):
@@ -368,7 +384,7 @@ def _is_out_of_memory(error):
 
 def _do(image, network, tiles, pixels, min_score, finished):
     """Do a batch that has been read, and keep what was found before anything else is begun."""
-    found = _ask(network, pixels, min_score).place(tiles, image)
+    found = ask(network, pixels, min_score).place(tiles, image)
     if finished is not None:
         finished.put(tiles, found)
     return found
@@ -500,23 +516,48 @@ def _opened(ticket):
 
 def _search_remotely(ticket, detector, tiles, min_score, finished):
     """Do a batch in a worker process."""
-    with _at_work:
+    with at_work:
         image, network = _opened(ticket), loaded(detector)
     pixels = _read(image, tiles)
-    with _at_work:
+    with at_work:
         # Another worker may have done it and died before its answer was fetched.
         found = finished.get(tiles) if finished is not None else None
         return _do(image, network, tiles, pixels, min_score, finished) if found is None else found
 
 
-def _on_workers(client, ticket, detector, min_score, finished, timeout, batches, in_flight=None):
-    """Yield (batch, outcome) as workers finish them, with few batches in flight at any time."""
-    batches, pending = iter(batches), {}
-    in_flight = in_flight or IN_FLIGHT_PER_WORKER * max(1, len(client.nthreads()))
+def on_workers(client, do, pieces, in_flight=None, timeout=TIMEOUT):
+    """Have Dask workers do some work, with few pieces of it in flight at any time.
+
+    Parameters
+    ----------
+    client : `distributed.Client`
+        The workers.
+    do : callable
+        ``do(piece)`` gives the answer to a piece; it travels with each, so it should pickle small.
+    pieces : iterable
+        Taken from as workers get free.
+    in_flight : int, optional
+        Pieces that are handed to the scheduler at a time, two for each worker by default.
+    timeout : float, optional
+        Seconds that any one piece may take; then workers that are silent are ended.
+
+    Yields
+    ------
+    piece
+        A piece, in the order in which they get done.
+    answer
+        The answer to it, or the exception that it ended in.
+
+    Raises
+    ------
+    RunFailed
+        If the scheduler is gone, or no workers are left.
+    """
+    pieces, pending = iter(pieces), {}
     while True:
-        for batch in itertools.islice(batches, in_flight - len(pending)):
-            task = client.submit(_search_remotely, ticket, detector, batch, min_score, finished, pure=False)
-            pending[task] = batch
+        most = in_flight or IN_FLIGHT_PER_WORKER * max(1, n_workers(client))
+        for piece in itertools.islice(pieces, max(0, most - len(pending))):
+            pending[client.submit(do, piece, pure=False)] = piece
         if not pending:
             return
         done = _next_done(client, pending, timeout)
@@ -524,9 +565,37 @@ def _on_workers(client, ticket, detector, min_score, finished, timeout, batches,
             yield from _given_up(client, pending, timeout)
         for task in done:
             answer = _answer(client, task, timeout)
-            if isinstance(answer, FATAL):
-                raise answer
             yield pending.pop(task), answer
+
+
+def n_workers(client):
+    """Count the workers that there are now.
+
+    Parameters
+    ----------
+    client : `distributed.Client`
+        Whose they are.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    RunFailed
+        If the scheduler is gone.
+    """
+    with _same_scheduler(client):
+        return len(client.nthreads())
+
+
+def _search_on_workers(client, ticket, detector, min_score, finished, timeout, batches, in_flight=None):
+    """Yield (batch, outcome) as workers finish them."""
+    do = functools.partial(_search_remotely, ticket, detector, min_score=min_score, finished=finished)
+    for batch, answer in on_workers(client, do, batches, in_flight, timeout):
+        if isinstance(answer, FATAL):
+            raise answer
+        yield batch, answer
 
 
 def _next_done(client, tasks, timeout):

@@ -1,5 +1,6 @@
 """Bulk runs: every row of the list is accounted for, whatever happens on the way, and rows are those of `run`."""
 
+import contextlib
 import json
 import logging
 import sys
@@ -28,6 +29,7 @@ from test_sampling import starry
 import surveycat
 from surveycat import cli
 from surveycat.bulk import bulk
+from surveycat.dispatch import network_of
 from surveycat.errors import OptionError, OutputError, RunFailed
 from surveycat.mosaic import avm_packet, with_xmp
 from surveycat.skyserver import SCALE
@@ -184,7 +186,7 @@ def test_large_cutouts_go_through_the_tiler(small, tmp_path):
 
 
 def test_a_list_of_images_that_know_where_they_are(small, tmp_path):
-    """Fields with a WCS of their own: all that is found, overlaps counted once, those without a WCS listed."""
+    """Fields with a WCS of their own, in a folder: all that is found, overlaps once, those without a WCS listed."""
     folder, targets, sky, _ = small
     _, ra, dec = targets[0]
     lines = ["image"]
@@ -192,10 +194,10 @@ def test_a_list_of_images_that_know_where_they_are(small, tmp_path):
         wcs = tan_wcs((300, 300), ra + shift, dec, SCALE)
         data = jpeg(sky.picture(ra + shift, dec, SCALE, 300, 300))
         (tmp_path / f"field{i}.jpg").write_bytes(with_xmp(data, avm_packet(wcs, (300, 300))))
-        lines.append(str(tmp_path / f"field{i}.jpg"))
+        lines.append(f"field{i}.jpg")
     (tmp_path / "bare.jpg").write_bytes(data)
     (tmp_path / "list.csv").write_text("\n".join([*(line + ",x" for line in lines), f"{tmp_path}/bare.jpg,x"]) + "\n")
-    manifest = bulk(tmp_path / "list.csv", out=tmp_path / "out", **BLOBS)
+    manifest = bulk(tmp_path / "list.csv", tmp_path, tmp_path / "out", **BLOBS)
     assert manifest["counts"]["targets"] == 3 and manifest["counts"]["failed"] == 1
     rows = rows_of(tmp_path / "out").to_pylist()
     at = [r for r in rows if np.hypot((r["ra"] - ra) * np.cos(0.1), r["dec"] - dec) * 3600 < 2]
@@ -203,6 +205,8 @@ def test_a_list_of_images_that_know_where_they_are(small, tmp_path):
     assert sum(view["is_primary"] for view in at) == 1 and not any(row["is_target"] for row in rows)
     (failure,) = pyarrow.parquet.read_table(tmp_path / "out" / "failures.parquet").to_pylist()
     assert failure["id"] == "bare.jpg" and "no sky position" in failure["reason"]
+    with pytest.raises(OptionError, match="is a list of images; --images skyserver is no folder"):
+        bulk(tmp_path / "list.csv", "skyserver", tmp_path / "other", **BLOBS)
 
 
 def test_images_of_a_list_are_searched_at_the_resolution_that_run_chooses(tmp_path, caplog):
@@ -344,6 +348,8 @@ def test_a_service_that_is_gone_ends_the_run(small, tmp_path, monkeypatch):
         ({"id_column": "nr"}, OptionError, "--id-column nr"),
         ({"image_scale": "gz2"}, OptionError, "petroR90_r"),
         ({"image_scale": "wide"}, OptionError, "--image-scale wide"),
+        ({"retry_failed": True}, OptionError, "retry-failed goes with resume"),
+        ({"workers": 2, "scheduler": "tcp://127.0.0.1:9"}, OptionError, "give one of the two"),
         ({"targets": "none.csv"}, OptionError, "there is no list none.csv"),
     ],
 )
@@ -452,6 +458,42 @@ def test_workers_give_the_same_dataset(small, tmp_path):
     folder, *_ = small
     bulk(folder / "list.csv", folder / "cutouts", tmp_path / "one", keep=["gz2class", "z"], detector=Spec(), workers=2)
     same_datasets(folder / "out", tmp_path / "one")
+
+
+class Workers:
+    """Stands in for a client: answers as one does whose workers a certain target ends."""
+
+    def __init__(self, deadly):
+        self.deadly, self.pieces = deadly, []
+
+    def nthreads(self):
+        """Say that there are two workers."""
+        return {"one": 1, "two": 1}
+
+    def do(self, client, do, pieces, in_flight, timeout):
+        """Do pieces here."""
+        for piece in pieces:
+            self.pieces.append((len(piece.numbers), in_flight))
+            died = self.deadly in piece.targets.id.tolist()
+            yield piece, RuntimeError("2 workers died") if died else do(piece)
+
+
+def test_a_target_that_ends_its_workers(small, tmp_path, monkeypatch):
+    """It fails alone: its piece is divided, one part at a time, until the others are done and it is by itself."""
+    folder, targets, sky, _ = small
+    workers = Workers(deadly=FIRST + 7)
+    monkeypatch.setattr(MODULE, "cluster", lambda *_: contextlib.nullcontext(workers))
+    monkeypatch.setattr(MODULE, "network_of", lambda detector, _: network_of(detector))
+    monkeypatch.setattr(MODULE, "on_workers", workers.do)
+    manifest = bulk(folder / "list.csv", folder / "cutouts", tmp_path / "out", **BLOBS)
+    (failure,) = pyarrow.parquet.read_table(tmp_path / "out" / "failures.parquet").to_pylist()
+    assert (failure["id"], failure["stage"]) == (str(FIRST + 7), "worker") and "2 workers died" in failure["reason"]
+    assert manifest["counts"]["failed"] == 1 and manifest["counts"]["detected"] == 19
+    assert {in_flight for size, in_flight in workers.pieces if size > 1} == {None}
+    assert {in_flight for size, in_flight in workers.pieces[-2:]} == {1}
+    rows, whole = rows_of(tmp_path / "out"), rows_of(folder / "out")
+    others = pyarrow.compute.not_equal(whole["cutout_id"], FIRST + 7)
+    assert rows["ra"].equals(whole.filter(others)["ra"])
 
 
 # From the command line -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bulk_fixtures import same_datasets, survey, write_cutouts, write_list
 from click.testing import CliRunner
 from detectors import BAD, BlobDetector, Hanging
 from test_pipeline import same_rows
@@ -299,3 +300,15 @@ def test_catalogue_is_written(image, two, tmp_path):
     out = tmp_path / "cat.parquet"
     table = surveycat.run(image, out, detector=BlobDetector(), scheduler=two.address)
     same_rows(table, catalog.read(out))
+
+
+def test_bulk_gives_the_same_dataset(two, tmp_path):
+    """The list is shared between the workers of a scheduler, of which one dies half-way: the dataset of one process."""
+    targets, sky = survey(24)
+    listed, cutouts = write_list(tmp_path / "list.csv", targets), write_cutouts(tmp_path / "cutouts", targets, sky)
+    surveycat.bulk(listed, cutouts, tmp_path / "alone", detector=BlobDetector())
+    manifest = surveycat.bulk(
+        listed, cutouts, tmp_path / "out", detector=DyingOnce(tmp_path / "dying"), scheduler=two.address
+    )
+    assert (tmp_path / "dying.died").exists() and manifest["counts"]["failed"] == 0
+    same_datasets(tmp_path / "alone", tmp_path / "out")

@@ -15,11 +15,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from surveycat.bulk import Job, _described, _picture, _tile_size, bulk
+from surveycat.bulk import bulk
 from surveycat.cutouts import Folder
 from surveycat.dataset import rows_table
 from surveycat.dispatch import loaded
 from surveycat.mrcnn.detector import DetectorSpec
+from surveycat.outcome import Job, _described, _picture, _tile_size
 from surveycat.skyserver import SCALE
 from surveycat.targets import read_targets
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from surveycat import __version__
 from surveycat.cutouts import Survey, file_scale, source_of
-from surveycat.dataset import Store, check_place, rows_table
+from surveycat.dataset import Store, check_place, is_outcome, plain, rows_table
 from surveycat.dispatch import TIMEOUT, at_work, cluster, n_workers, network_of, on_workers
 from surveycat.errors import OptionError, RunFailed, SurveycatError
 from surveycat.mrcnn.detector import DetectorSpec
@@ -205,9 +205,9 @@ def _pending(todo, store, retry_failed):
     done = store.done()
     if done is None:
         return todo, 0, {}
-    ids = np.array(done["id"].to_pylist())
+    ids = plain(done["id"])
     _check_same_list(todo, ids, done, store)
-    failed = np.array(done["outcome"].to_pylist()) == "failed"
+    failed = is_outcome(done, "failed")
     finished = ids[~failed] if retry_failed else ids
     attempts = dict(zip(ids[failed].tolist(), done["attempts"].to_numpy()[failed].tolist(), strict=True))
     pending = todo.select(~np.isin(todo.id, finished))

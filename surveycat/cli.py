@@ -387,8 +387,8 @@ def _bulk_progress(quiet, every=20.0):
 
     def line(done, failed, total):
         rate = (done - first) / max(time.monotonic() - started, 1e-3)
-        left = time.strftime("%H:%M:%S", time.gmtime((total - done) / rate)) if rate and done < total else "no time"
-        return f"{done} of {total} targets, {rate:.1f} per second, {failed} failed, {left} left"
+        left = f", {_hours((total - done) / rate)} left" if rate and done < total else ""
+        return f"{done} of {total} targets, {rate:.1f} per second, {failed} failed{left}"
 
     with contextlib.ExitStack() as stack:
         status = None
@@ -409,6 +409,12 @@ def _bulk_progress(quiet, every=20.0):
                 log.info("%s", line(done, failed, total))
 
         yield show
+
+
+def _hours(seconds):
+    """Write a time as h:mm:ss, also one of several days."""
+    minutes, seconds = divmod(round(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{seconds:02}"
 
 
 def _sides(text):

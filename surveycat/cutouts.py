@@ -60,7 +60,9 @@ def source_of(images, size=256, pixel_scale=SCALE, mapping=None, service=None):
         return Survey(int(size), float(pixel_scale), service or {})
     path = Path(text)
     if path.suffix.lower() == ".zip" and path.is_file():
-        return Archive(str(path.absolute()), None if mapping is None else str(Path(mapping).absolute()))
+        archive = Archive(str(path.absolute()), None if mapping is None else str(Path(mapping).absolute()))
+        _opened(archive)  # a zip or a mapping that cannot be read is found out now
+        return archive
     if "{" in text:
         return Folder(str(path.absolute()))
     if path.is_dir():

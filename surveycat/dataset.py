@@ -32,7 +32,7 @@ from surveycat.errors import OptionError, OutputError, RunFailed
 from surveycat.primary import primary
 from surveycat.unfinished import partial_folder
 
-__all__ = ["OUTCOMES", "Store", "check_place", "rows_table"]
+__all__ = ["OUTCOMES", "Store", "check_place", "is_outcome", "plain", "rows_table"]
 
 OUTCOMES = ("detected", "undetected", "failed")
 INDEX = "_healpix_29"  # what hats calls its index: HEALPix cell of order 29
@@ -176,13 +176,42 @@ def _total(column):
     return int(column.to_numpy().sum())
 
 
-def _plain(column):
-    """Give a column of Arrow as numpy: text as str, not as objects."""
+def plain(column):
+    """Give a column of Arrow as numpy: text as str, not as objects.
+
+    Parameters
+    ----------
+    column : `pyarrow.ChunkedArray`
+        Without nulls.
+
+    Returns
+    -------
+    ndarray
+    """
     import pyarrow as pa
 
     if pa.types.is_string(column.type):
         return np.array(column.to_pylist(), dtype=str) if len(column) else np.empty(0, "U1")
     return column.to_numpy()
+
+
+def is_outcome(done, outcome):
+    """Say of which targets something became.
+
+    Parameters
+    ----------
+    done : `pyarrow.Table`
+        As `Store.done` gives it.
+    outcome : str
+        One of `OUTCOMES`.
+
+    Returns
+    -------
+    ndarray of bool
+    """
+    from pyarrow import compute
+
+    return compute.equal(done["outcome"], outcome).to_numpy()
 
 
 # The store ------------------------------------------------------------------------------------------------
@@ -446,8 +475,8 @@ def _n_rows(path):
 
 def _latest(table):
     """Keep one outcome for each target: that of the last attempt."""
-    ids = _plain(table["id"])
-    order = np.lexsort([table["attempts"].to_numpy(), np.array(table["outcome"].to_pylist()) != "failed", ids])
+    ids = plain(table["id"])
+    order = np.lexsort([table["attempts"].to_numpy(), ~is_outcome(table, "failed"), ids])
     last = np.append(ids[order][1:] != ids[order][:-1], True)
     return table.take(np.sort(order[last]))
 
@@ -493,7 +522,7 @@ def _all_rows(paths, store):
     parts, old = [], []
     for number, path in enumerate(paths):
         table = _read(path, list(names))
-        part = {name: _plain(table[name]) for name in names}
+        part = {name: plain(table[name]) for name in names}
         part["source"] = np.full(len(table), number, np.int32)
         part["at"] = np.arange(len(table), dtype=np.int32)
         parts.append(part)
@@ -501,7 +530,7 @@ def _all_rows(paths, store):
     if not parts:
         parts = [{name: np.empty(0, np.int64) for name in (*names, "source", "at")}]
         old = [np.empty(0, bool)]
-    rows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    rows = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}  # never both at once
     was_published = np.concatenate(old)
     _, rows["cutout"] = np.unique(rows.pop("cutout_id"), return_inverse=True)
     rows["host"], rows["local"] = _hosts(rows, was_published)
@@ -579,7 +608,7 @@ def _with_kept(table, targets, keep):
 
     if not keep:
         return table
-    ids = _plain(table["cutout_id"])
+    ids = plain(table["cutout_id"])
     order = np.argsort(targets.id)
     found = np.minimum(np.searchsorted(targets.id, ids, sorter=order), max(len(order) - 1, 0))
     on_target = table["is_target"].to_numpy()
@@ -610,13 +639,13 @@ def _write_targets(folder, done, targets, refused):
     if done is None:
         done = _outcomes_table(targets.id[:0], [], [], [], [], [], [], [])
     order = np.argsort(targets.id)
-    place = np.searchsorted(targets.id, _plain(done["id"]), sorter=order) if len(done) else np.empty(0, np.int64)
+    place = np.searchsorted(targets.id, plain(done["id"]), sorter=order) if len(done) else np.empty(0, np.int64)
     done = done.append_column("row", pa.array(targets.row[order[place]], pa.int64()))
-    outcome = np.array(done["outcome"].to_pylist(), dtype="U10")
+    which = {outcome: is_outcome(done, outcome) for outcome in OUTCOMES}
     _write(done, folder / "targets.parquet")
-    _write(done.filter(pa.array(outcome == "undetected")).drop_columns(["outcome", "stage", "reason"]),
-           folder / "unmatched.parquet")  # fmt: skip
-    failed = done.filter(pa.array(outcome == "failed"))
+    unmatched = done.filter(pa.array(which["undetected"])).drop_columns(["outcome", "stage", "reason"])
+    _write(unmatched, folder / "unmatched.parquet")
+    failed = done.filter(pa.array(which["failed"]))
     rows, ids, reasons = (list(values) for values in zip(*refused, strict=True)) if refused else ([], [], [])
     failures = {
         "row": pa.array(failed["row"].to_pylist() + rows, pa.int64()),
@@ -626,7 +655,7 @@ def _write_targets(folder, done, targets, refused):
         "attempts": pa.array(failed["attempts"].to_pylist() + [1] * len(rows), pa.int32()),
     }
     _write(pa.table(failures), folder / "failures.parquet")
-    counts = {name: int((outcome == name).sum()) for name in OUTCOMES}
+    counts = {outcome: int(these.sum()) for outcome, these in which.items()}
     counts["failed"] += len(refused)
     return {"targets": targets.n_rows, **counts, "failed_in_list": len(refused)}
 

@@ -165,6 +165,9 @@ def test_the_published_zip_of_galaxy_zoo_2(small, tmp_path):
     assert manifest["counts"]["failed"] == 1 and manifest["counts"]["detected"] == 3
     (failure,) = pyarrow.parquet.read_table(out / "failures.parquet").to_pylist()
     assert failure["id"] == str(FIRST + 4) and "has no image 99.jpg" in failure["reason"]
+    (tmp_path / "page.zip").write_text("<html>Too many requests</html>")
+    with pytest.raises(OptionError, match="page.zip is no zip that can be read .*; fetch it again"):
+        bulk(listed, tmp_path / "page.zip", tmp_path / "other", **BLOBS)
     for row in rows_of(out).to_pylist():
         if row["is_target"]:
             _, ra, dec = targets[row["target_id"] - FIRST]

@@ -15,8 +15,13 @@ from pathlib import Path
 
 import numpy as np
 
-import surveycat.bulk  # noqa: F401
-from surveycat.catalog import read  # noqa: F401  # its import is not to be timed
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from detectors import BlobDetector
+
+import surveycat.bulk  # noqa: F401  # imports are not to be timed
+from surveycat.cutouts import Picture
+from surveycat.outcome import Outcome, _measured, _with_target
 
 MODULE = sys.modules["surveycat.bulk"]
 
@@ -38,13 +43,11 @@ def write_list(path, n):
 
 def stub(stop_after):
     """Give what stands in for pictures, network and measurement."""
-    picture = MODULE.Picture("", np.zeros((256, 256, 3), np.uint8), 0.0, 0.0, 128.0, 128.0, (0.396127, 0.396127))
-    detector = Blobs()
     pixels = np.zeros((1, 256, 256, 3), np.uint8)
     pixels[0, 120:136, 120:136] = 200
     pixels[0, 30:44, 60:74] = 200
-    picture.pixels = pixels[0]
-    columns = MODULE._with_target(MODULE._measured(detector(pixels, 0.5), picture), 0.0, 0.0, picture)
+    picture = Picture("", pixels[0], 0.0, 0.0, 128.0, 128.0, (0.396127, 0.396127))
+    columns = _with_target(_measured(BlobDetector()(pixels, 0.5), picture), 0.0, 0.0, picture)
 
     def outcomes(job, pending):
         offset = columns["ra"] - 360 * (columns["ra"] > 180)
@@ -52,7 +55,7 @@ def stub(stop_after):
             if number == stop_after:
                 raise Stop
             ra = np.mod(pending.ra[number] + offset / np.cos(np.radians(pending.dec[number])), 360)
-            yield MODULE.Outcome(number, {**columns, "ra": ra, "dec": pending.dec[number] + columns["dec"]})
+            yield Outcome(number, {**columns, "ra": ra, "dec": pending.dec[number] + columns["dec"]})
 
     return outcomes
 
@@ -66,13 +69,13 @@ def main():
         folder = Path(folder)
         write_list(folder / "list.csv", n)
         started, cpu = time.perf_counter(), time.process_time()
-        options = {"images": folder, "out": folder / "out", "keep": ["gz2class"], "detector": Blobs()}
-        MODULE._here = stub(n // 2)
+        options = {"images": folder, "out": folder / "out", "keep": ["gz2class"], "detector": BlobDetector()}
+        MODULE.outcomes = stub(n // 2)
         try:
             MODULE.bulk(folder / "list.csv", **options)
         except Stop:
             print(f"interrupted half way after {time.perf_counter() - started:.1f} s, {peak():.0f} MB")
-        MODULE._here = stub(-1)
+        MODULE.outcomes = stub(-1)
         manifest = MODULE.bulk(folder / "list.csv", **options, resume=True)
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         size = sum(path.stat().st_size for path in (folder / "out").rglob("*.parquet")) / 1e6
@@ -88,10 +91,4 @@ def peak():
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from detectors import BlobDetector as Blobs
-
-    from surveycat.cutouts import Picture
-
-    MODULE.Picture = Picture
     main()

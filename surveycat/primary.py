@@ -22,7 +22,7 @@ __all__ = ["primary"]
 
 LEAST_ARCSEC = 1.0  # by which centroids of one small galaxy differ between cutouts
 SAME_AREA = 4.0
-BLOCK = 100_000  # rows whose neighbours are looked for at once
+BLOCK = 20_000  # rows whose neighbours are looked for at once
 
 
 def primary(ra, dec, cutout, area, flags, rank):

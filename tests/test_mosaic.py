@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from astropy.io import fits
 from click.testing import CliRunner
+from detectors import BlobDetector
 from PIL import Image
 from scipy import ndimage
 from skyserver_loopback import Loopback, Sky
 
+import surveycat
 from surveycat.cli import main
 from surveycat.errors import OptionError, OutputError, OutsideFootprint, PositionError, ServiceError
 from surveycat.image import open_image
@@ -80,6 +82,22 @@ def test_a_large_field_is_placed_by_its_wcs(ra, dec, tmp_path, monkeypatch):
         got = fetch(ra, dec, 6.0, out, pixel_scale=1.0, service=service(server))
     assert got["shape"] == (360, 360) and got["cutouts"] == len(server.requests) == 9
     assert misplacement(out, [place[:2] for place in places]).max() < 0.3
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".fits"])
+def test_run_needs_no_position_of_a_fetched_field(suffix, tmp_path, monkeypatch):
+    """Galaxies of a field of several cutouts come out within 0.1 arcsec of where they are, in every format."""
+    in_small_cutouts(monkeypatch, 150)
+    places = galaxies_around(150.0, 40.0, 0.012, 0.008)
+    out = tmp_path / f"field{suffix}"
+    with Loopback(Sky([[ra, dec, 1.5, 180.0] for ra, dec, *_ in places])) as server:
+        fetch(150.0, 40.0, 2.0, out, service=service(server))
+    assert len(server.requests) == 9
+    table = surveycat.run(out, detector=BlobDetector(threshold=60), resample="none")
+    assert len(table) == len(places) == 16
+    ra, dec = np.array([place[:2] for place in places]).T
+    east = (table["ra"].value[:, None] - ra) * np.cos(np.radians(40.0))
+    assert np.hypot(east, table["dec"].value[:, None] - dec).min(axis=0).max() * 3600 < 0.1
 
 
 def test_seams_do_not_show(tmp_path, monkeypatch):

@@ -664,7 +664,34 @@ def _votable(table):
 
 
 def _write_votable(table, path):
-    _votable(table).to_xml(path)
+    """Write a VOTable; one without rows has an element DATA too, without which STIL sees no table."""
+    import xml.etree.ElementTree as ElementTree
+
+    if len(table):
+        _votable(table).to_xml(path)
+        return
+    root, namespace = _columns_as_xml(table)
+    (element,) = root.iter(f"{namespace}TABLE")
+    fields = element.findall(f"{namespace}FIELD")
+    for field in fields:
+        if field.get("arraysize") == "1":
+            field.set("arraysize", "*")  # text: 1 is deprecated
+    data = ElementTree.Element(f"{namespace}DATA")
+    ElementTree.SubElement(data, f"{namespace}TABLEDATA")
+    element.insert(len(fields), data)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _columns_as_xml(table):
+    """Root element of the VOTable of a table without its rows, which has no element DATA, and its namespace."""
+    import xml.etree.ElementTree as ElementTree
+
+    buffer = io.BytesIO()
+    _votable(table[:0]).to_xml(buffer)
+    root = ElementTree.fromstring(buffer.getvalue())
+    namespace = root.tag.partition("}")[0] + "}"
+    ElementTree.register_namespace("", namespace.strip("{}"))
+    return root, namespace
 
 
 def _read_votable(path):
@@ -800,14 +827,7 @@ def _voparquet_header(table):
     """Make the VOTable without data that the VOParquet convention puts into the file's metadata."""
     import xml.etree.ElementTree as ElementTree
 
-    buffer = io.BytesIO()
-    _votable(table[:0]).to_xml(buffer)
-    root = ElementTree.fromstring(buffer.getvalue())
-    namespace = root.tag.partition("}")[0] + "}"
-    ElementTree.register_namespace("", namespace.strip("{}"))
-    for element in root.iter(f"{namespace}TABLE"):
-        for data in element.findall(f"{namespace}DATA"):
-            element.remove(data)
+    root, _ = _columns_as_xml(table)
     return ElementTree.tostring(root, encoding="unicode", xml_declaration=False)
 
 

@@ -1,7 +1,11 @@
 """The catalogue: names, ids and hosts, and what each file format keeps."""
 
+import csv
+import io
 import os
+import shutil
 import stat
+import subprocess
 
 import astropy.units as u
 import numpy as np
@@ -275,6 +279,55 @@ def test_fits_for_topcat(finished, tmp_path):
         assert header[f"TCOMM{number}"] == catalog._expand("ra").description
         assert header[f"TFORM{finished.colnames.index('footprint_x') + 1}"].startswith(("PE", "1PE"))
         assert header["NAXIS2"] == len(finished)
+
+
+@pytest.fixture
+def stilts():
+    """Command line of STIL, the library that TOPCAT reads tables with; Debian has it as `stilts`."""
+    if shutil.which("stilts") is None:
+        pytest.skip("stilts is not on the PATH: apt-get install stilts")
+
+    def run(*arguments):
+        answer = subprocess.run(["stilts", *arguments], capture_output=True, text=True, timeout=120)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout + answer.stderr
+
+    return run
+
+
+def test_stil_finds_nothing_wrong_with_our_votables(finished, tmp_path, stilts):
+    """votlint is silent, with rows and without."""
+    catalog.write(finished, tmp_path / "cat.vot")
+    assert stilts("votlint", str(tmp_path / "cat.vot")) == ""
+
+
+@pytest.mark.parametrize("suffix", [".vot", ".fits", ".ecsv"])
+def test_stil_reads_what_we_say_of_columns(suffix, tmp_path, stilts):
+    """All rows come, with names, units, UCDs and descriptions; STIL of Debian does not read Parquet."""
+    table, path = catalog.finish(make_table(3), META), tmp_path / f"cat{suffix}"
+    catalog.write(table, path)
+    said = stilts("tpipe", f"in={path}", "cmd=meta name units ucd description", "ofmt=csv")
+    known = {row["Name"]: row for row in csv.DictReader(io.StringIO(said))}
+    assert list(known) == table.colnames
+    for name, row in known.items():
+        column = catalog._expand(name)
+        unit = u.Unit(column.unit) if column.unit else None
+        assert (u.Unit(row["Units"]) if row["Units"] else None) == unit, name
+        assert (row["UCD"], row["Description"]) == (column.ucd, column.description)
+    assert "rows: 3" in stilts("tpipe", f"in={path}", "omode=count")
+
+
+def test_lsdb_takes_a_catalogue(tmp_path):
+    """The recipe of README: a catalogue becomes one of LSDB and finds itself in a cross-match."""
+    lsdb = pytest.importorskip("lsdb", reason="lsdb is not installed: pip install 'surveycat[lsdb]'")
+    import pandas
+
+    catalog.write(catalog.finish(make_table(20)), tmp_path / "cat.parquet")
+    frame = pandas.read_parquet(tmp_path / "cat.parquet")
+    ours = lsdb.from_dataframe(frame, ra_column="ra", dec_column="dec")
+    matched = ours.crossmatch(ours, radius_arcsec=2, suffixes=("_cat", "_ref")).compute()
+    assert len(matched) == 20 and (matched["id_cat"] == matched["id_ref"]).all()
+    assert sorted(map(len, matched["footprint_x_cat"])) == list(range(4, 24))
 
 
 def test_csv_is_plain(finished, tmp_path):

@@ -12,6 +12,9 @@ __all__ = ["Calibration", "calibration", "magnitude"]
 ZERO_POINT_KEYWORDS = ("MAGZP", "MAGZERO", "MAGZPT", "PHOTZP", "MAG_ZP", "ZEROPT", "ZPT", "ZP")
 """Magnitude of an object of one unit of the image, as the file has it."""
 
+CAVEATS = {"FLUX20": "of one run: those of two runs differ by about 0.025 mag; tie magnitudes to stars for less"}
+"""What to know of a keyword before its zero point is trusted."""
+
 AB_JANSKY = 3631.0  # of magnitude 0
 JANSKY = {"JY": 1.0, "MJY": 1e-3, "UJY": 1e-6, "NJY": 1e-9}
 STERADIAN_JANSKY = {"MJY/SR": 1e6, "JY/SR": 1.0}
@@ -34,6 +37,11 @@ class Calibration:
     nanomaggy: float = math.nan
     source: str = ""
     gain: float = math.nan
+
+    @property
+    def caveat(self):
+        """What to know before the zero point is trusted, "" for nothing."""
+        return CAVEATS.get(self.source, "")
 
 
 def calibration(header):

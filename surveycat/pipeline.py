@@ -406,9 +406,10 @@ def _about(image):
 
 
 def _zero_point(calibration):
-    """What a unit of a band is worth; a FLUX20 may be off by a few hundredths of a magnitude, which no header says."""
+    """What a unit of a band is worth, which keyword says so, and how far that can be trusted."""
     worth = None if np.isnan(calibration.nanomaggy) else calibration.nanomaggy
-    return {"nanomaggy_per_unit": worth, "from": calibration.source}
+    said = {"nanomaggy_per_unit": worth, "from": calibration.source}
+    return said | {"caveat": calibration.caveat} if calibration.caveat else said
 
 
 def _outline(image):

@@ -69,3 +69,9 @@ def test_gain_and_magnitudes():
     assert math.isnan(calibration(fits.Header({"GAIN": 0})).gain)
     assert magnitude([1.0, 10.0]) == pytest.approx([22.5, 20.0])
     assert all(math.isnan(value) for value in magnitude([0.0, -1.0]))
+
+
+def test_flux20_comes_with_a_caveat():
+    """The zero points of two runs are a few hundredths of a magnitude apart, which no header says."""
+    assert "0.025 mag" in calibration(fits.Header({"FLUX20": 1981.78})).caveat
+    assert calibration(fits.Header({"MAGZP": 25.0})).caveat == calibration(fits.Header()).caveat == ""

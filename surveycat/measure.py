@@ -341,11 +341,14 @@ def _light(image, footprint, number, crowd):
 
 
 def _variance(image, band, box, level, noise):
-    """Variance of the noise in a window: from the weights of the image if it has some, else that of its sky."""
-    weights = image.weight(band, box) if level == 0 else None
-    if weights is None:
+    """Variance of the noise of pixels in a window: from the weights of the image if it has some, else that of its sky.
+
+    That of an average over a block is smaller by the number of its pixels; 0 where there is no weight.
+    """
+    strips = [image.weight(band, window) for window in _strips(box, level, image.shape)]
+    if any(weights is None for weights in strips):
         return noise**2
-    return np.where(weights > 0, 1 / np.maximum(weights, 1e-30), 0).astype(np.float32)
+    return np.concatenate([_variance_of_average(weights, 2**level) for weights in strips])
 
 
 def _apertures(bands, reference, mask, others, centre, level):
@@ -372,7 +375,7 @@ def _apertures(bands, reference, mask, others, centre, level):
     found["core_concentration"] = found["core_error"] = np.nan
     if level == 0 and np.isfinite(window):
         data = mirrored(band.light, band.missing | others, x, y)
-        noise = float(np.sqrt(np.mean(band.variance)))
+        noise = float(np.sqrt(np.mean(np.broadcast_to(band.variance, mask.shape)[mask & ~band.missing])))
         found["core_concentration"], found["core_error"] = core_concentration(data, x, y, noise)
     return found
 
@@ -380,7 +383,7 @@ def _apertures(bands, reference, mask, others, centre, level):
 def _centroid_error(band, mask, x, y, window):
     """Errors of a windowed centroid from the noise of its pixels, as ERRX2WIN of SExtractor: NaN without light."""
     rows, columns = np.arange(mask.shape[0])[:, None] - y, np.arange(mask.shape[1]) - x
-    weights = np.exp(-0.5 * (rows**2 + columns**2) / _window_sigma(window) ** 2) * mask
+    weights = np.exp(-0.5 * (rows**2 + columns**2) / _window_sigma(window) ** 2) * (mask & ~band.missing)
     flux = float((weights * band.light).sum(dtype=float))
     if not flux > 0:
         return np.nan, np.nan
@@ -419,7 +422,8 @@ def unstretched(values):
 def _window(footprint, picture):
     """Choose the window in which an object is measured, with sky around it, and the level to read.
 
-    For linear data it has room for apertures that are larger than the footprint.
+    For linear data it has room for apertures that are larger than the footprint. What is so large that it is averaged
+    is no point source, even if a nucleus like a star is all that is in its middle: its core is not measured.
 
     Returns
     -------
@@ -448,31 +452,51 @@ def _pixels(image, box, level):
     dict of ndarray, shape (h, w), float32
         Pixels by name of the band.
     """
-    if level == 0:
-        return _read_bands(image, box)
-    block, (height, width) = 2**level, image.shape
-    rows = max(1, MAX_STRIP // (block**2 * (box[3] - box[1])))
     strips = []
-    for top in range(box[0], box[2], rows):
-        bottom = min(top + rows, box[2])
-        window = (top * block, box[1] * block, min(bottom * block, height), min(box[3] * block, width))
-        strips.append({name: _average(values, block) for name, values in _read_bands(image, window).items()})
+    for window in _strips(box, level, image.shape):
+        strips.append({name: _average(image.band(name, window), 2**level) for name in image.bands})
     return {name: np.concatenate([strip[name] for strip in strips]) for name in image.bands}
 
 
-def _read_bands(image, box):
-    """Read all bands in a window of the image."""
-    return {name: image.band(name, box) for name in image.bands}
+def _strips(box, level, shape):
+    """Cut a window of a level into boxes of the image that are small enough to be read at once, whole blocks high."""
+    if level == 0:
+        return [box]
+    block, (height, width) = 2**level, shape
+    rows = max(1, MAX_STRIP // (block**2 * (box[3] - box[1])))
+    return [
+        (
+            top * block,
+            box[1] * block,
+            min(min(top + rows, box[2]) * block, height),
+            min(box[3] * block, width),
+        )
+        for top in range(box[0], box[2], rows)
+    ]
 
 
 def _average(values, block):
     """Average over blocks of pixels, the last ones over what they have, leaving out NaN."""
+    if block == 1:
+        return values
     finite = np.isfinite(values)
-    counts, sums = finite.astype(np.float32), np.where(finite, values, 0)
-    for axis in (0, 1):
-        starts = np.arange(0, values.shape[axis], block)
-        counts, sums = np.add.reduceat(counts, starts, axis=axis), np.add.reduceat(sums, starts, axis=axis)
+    counts, sums = _sums(finite, block), _sums(np.where(finite, values, 0), block)
     return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan).astype(np.float32)
+
+
+def _variance_of_average(weights, block):
+    """Variance of averages over blocks of pixels from inverse variances, 0 where none has a weight."""
+    known = weights > 0
+    variance = np.where(known, 1 / np.where(known, weights, 1), 0).astype(np.float32)
+    return variance if block == 1 else _sums(variance, block) / np.maximum(_sums(known, block), 1) ** 2
+
+
+def _sums(values, block):
+    """Sums over blocks of pixels; the last ones have what is there."""
+    sums = values.astype(np.float32)
+    for axis in (0, 1):
+        sums = np.add.reduceat(sums, np.arange(0, values.shape[axis], block), axis=axis)
+    return sums
 
 
 def _beyond(mask):
@@ -910,7 +934,7 @@ def _simplify(outlines):
     simple = shapely.simplify(whole, TOLERANCE)
     tolerance = TOLERANCE
     while (many := shapely.get_num_coordinates(simple) > MAX_VERTICES + 1).any():
-        tolerance *= 1.5
+        tolerance *= 1.1
         simple[many] = shapely.simplify(whole[many], tolerance)
     scale = np.sqrt(shapely.area(whole) / shapely.area(simple))
     centre = shapely.get_coordinates(shapely.centroid(simple))

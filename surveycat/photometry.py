@@ -227,7 +227,8 @@ class Band:
         return float(np.sqrt(variance + (n_pixels * self.sky_error) ** 2 + photons))
 
     def sum(self, own):
-        """Flux and error of the pixels of a mask."""
+        """Flux and error of the pixels of a mask that have data."""
+        own = own & ~self.missing
         flux, n_pixels = float(self.light.sum(where=own, dtype=float)), int(own.sum())
         spread = np.broadcast_to(self.variance, own.shape)
         return flux, self.error(flux, n_pixels, float(spread.sum(where=own, dtype=float)))
@@ -270,7 +271,8 @@ def measure_apertures(bands, reference, others, shape):
     found = {"kron_radius": scale * a, "kron": {}, "kron_error": {}}
     ellipse = [x], [y], [a], [b], [theta], scale
     for name, band in bands.items():
-        flux, error = _aperture(sep.sum_ellipse, whole[name], band, ellipse)
+        variance = _whole_variance(band, others, x, y)
+        flux, error = _aperture(sep.sum_ellipse, whole[name], variance, band, ellipse)
         found["kron"][name], found["kron_error"][name] = flux, error
     flux = found["kron"][reference]
     radii = np.full(3, np.nan)
@@ -286,7 +288,14 @@ def _whole(band, others, x, y):
     return np.ascontiguousarray(mirrored(band.light, band.missing | others, x, y), np.float32)
 
 
-def _aperture(summing, data, band, where):
+def _whole_variance(band, others, x, y):
+    """Variance of the light of `_whole`: pixels that took the light of others took their noise too."""
+    if not np.ndim(band.variance):
+        return band.variance
+    return np.ascontiguousarray(mirrored(band.variance, band.missing | others, x, y), np.float32)
+
+
+def _aperture(summing, data, variance, band, where):
     """Flux and error in an aperture of sep, NaN where it lies on missing pixels."""
     flux = float(summing(data, *where)[0][0])
     counts = summing(np.ones_like(data), *where)[0][0]
@@ -294,11 +303,8 @@ def _aperture(summing, data, band, where):
         band.missing.any() and summing(band.missing.astype(np.float32), *where)[0][0] > MISSING * counts
     ):
         return np.nan, np.nan
-    if np.ndim(band.variance):
-        variance = float(summing(np.ascontiguousarray(band.variance, np.float32), *where)[0][0])
-    else:
-        variance = counts * band.variance
-    return flux, band.error(flux, counts, variance)
+    total = float(summing(variance, *where)[0][0]) if np.ndim(variance) else counts * variance
+    return flux, band.error(flux, counts, total)
 
 
 # Stars ----------------------------------------------------------------------------------------------------

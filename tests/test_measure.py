@@ -470,6 +470,28 @@ def test_simplified_polygons_keep_the_area(seed, shape):
     assert simple.is_valid and simple.exterior.is_ccw and len(sx) <= 64
     assert simple.area == pytest.approx(exact.area, rel=0.03)
     assert shapely.symmetric_difference(exact, simple).area < 0.7 * exact.length
+    away = shapely.hausdorff_distance(exact.exterior, simple.exterior)
+    corners_if_nearer = len(shapely.simplify(exact, away / 1.3).exterior.coords) - 1
+    assert away < 0.65 or corners_if_nearer > measure.MAX_VERTICES  # half a pixel where so few corners can follow
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    ra=st.floats(0, 360, exclude_max=True) | st.sampled_from([0.0, 1e-5, 359.99999]),
+    dec=st.floats(-90, 90) | st.sampled_from([-90.0, -89.9999, 89.9999, 90.0]),
+    rotation=st.floats(0, 360),
+    mirrored=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_polygons_anywhere_on_the_sky(ra, dec, rotation, mirrored, seed):
+    """In DALI's order for either parity, across RA 0 and over the poles: the area is the mask's to 3 %."""
+    footprint = Footprint.from_mask(blob(seed, (60, 80), smooth=6), (70, 80), 0, (200, 240))
+    image = FakeImage({"r": np.zeros((200, 240))}, make_wcs((200, 240), ra, dec, rotation=rotation, mirrored=mirrored))
+    (text,) = measure._regions(image.pixel_to_sky, [footprint.outline], np.array([mirrored]))
+    corners = parse_region(text)
+    assert len(corners) <= measure.MAX_VERTICES
+    area = (steradians(corners) * u.sr).to_value("arcsec2")
+    assert area == pytest.approx(0.16 * footprint.mask.sum(), rel=0.03)
 
 
 def test_off_the_projection_is_nan_not_an_error():

@@ -209,6 +209,19 @@ def test_point_sources_lose_their_score(fwhm):
     assert np.median(table["conc_excess"][star].value) == pytest.approx(0, abs=0.03)
 
 
+def test_a_large_galaxy_with_a_nucleus_like_a_star_keeps_its_score(monkeypatch):
+    """What is measured on averages is no point source, however sharp its middle: it gets no concentration."""
+    image, *_ = stars_and_galaxies(3.0, seed=5)
+    galaxy = gaussian(image.shape, 450, 450, 60, flux=400_000)
+    image += galaxy + gaussian(image.shape, 450, 450, 1.27, flux=50_000)
+    objects = make_objects([galaxy[::4, ::4] > 5], [(0, 0)], levels=[2])
+    monkeypatch.setattr(measure, "MAX_SIDE", 256)
+    table = measure.measure(objects, FakeImage({"r": image}))
+    assert table["x_max"][0].value - table["x_min"][0].value > 128
+    assert np.isnan(table["conc_excess"][0]) and table["score"][0] == pytest.approx(0.9)
+    assert not table["flags"][0] >> FLAGS["point_source"] & 1
+
+
 def test_without_stars_nothing_loses_its_score():
     """Where the PSF is not known the excess is NaN and every score stays."""
     _, image, _, masks, origins = scene()
@@ -256,3 +269,62 @@ def test_weights_give_the_errors():
     pixels = np.array([mask.sum() for mask in masks])
     assert (table["flux_err_r"] >= 5 * np.sqrt(pixels)).all()
     assert (table["flux_err_r"] <= 5.6 * np.sqrt(pixels)).all()
+
+
+class Weighted(FakeImage):
+    """An image with inverse variances; where these are 0 it has no data, as `Image` has it."""
+
+    def __init__(self, planes, weights, **options):
+        super().__init__({name: np.where(weights > 0, values, np.nan) for name, values in planes.items()}, **options)
+        self.weights = weights
+
+    def weight(self, name, box):
+        return self.weights[box[0] : box[2], box[1] : box[3]].astype(np.float32)
+
+
+def test_errors_from_uneven_weights_are_the_scatter_of_repeated_measurements():
+    """Half of the image is 4 times as noisy, a line across galaxies has no data: the weights tell errors to a third."""
+    clean, _, _, masks, origins = scene()
+    noise = np.full(clean.shape, NOISE)
+    noise[:, 110:] *= 4
+    weights = 1 / noise**2
+    weights[:, 61] = weights[152] = 0
+    objects, rows = make_objects(masks, origins), []
+    for seed in range(40):
+        image = Weighted({"r": clean + np.random.default_rng(seed).normal(50, noise)}, weights)
+        table = measure.measure(objects, image, measure.Stars())
+        rows.append([np.asarray(table[name]) for name in ("flux_r", "flux_kron_r")])
+    scatter = np.std(rows, axis=0)
+    for found, name in zip(scatter, ("flux_err_r", "flux_kron_err_r"), strict=True):
+        np.testing.assert_allclose(found, np.asarray(table[name]), rtol=0.35, err_msg=name)
+
+
+def test_pixels_without_weight_count_nowhere():
+    """Garbage in them reaches neither flux, sky nor place; the Kron flux is mended from the other side."""
+    clean, image, _, masks, origins = scene()
+    bad = np.random.default_rng(2).random(clean.shape) < 0.03
+    weights = np.where(bad, 0, 1 / NOISE**2)
+    whole = measure.measure(make_objects(masks, origins), FakeImage({"r": image}), measure.Stars())
+    garbage = Weighted({"r": np.where(bad, 30_000, image)}, weights)
+    table = measure.measure(make_objects(masks, origins), garbage, measure.Stars())
+    np.testing.assert_allclose(table["sky_r"], whole["sky_r"], atol=0.15)
+    np.testing.assert_allclose(table["flux_kron_r"], whole["flux_kron_r"], rtol=0.03)
+    for name in ("x", "y"):
+        np.testing.assert_allclose(table[name].value, whole[name].value, atol=0.15)
+    for number, (mask, (y0, x0)) in enumerate(zip(masks, origins, strict=True)):
+        kept = mask & ~bad[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]]
+        seen = image[y0 : y0 + mask.shape[0], x0 : x0 + mask.shape[1]][kept]
+        assert table["flux_r"][number] == pytest.approx(seen.sum() - kept.sum() * table["sky_r"][number], rel=1e-4)
+
+
+def test_weights_of_large_objects(monkeypatch):
+    """Averaged over blocks, an object has the error that it has at full resolution, weights of 0 included."""
+    clean, image, _, masks, origins = scene()
+    weights = np.random.default_rng(4).uniform(0.5, 1.5, clean.shape) / NOISE**2
+    weights[:, ::9] = 0
+    view, objects = Weighted({"r": image}, weights), make_objects([clean[::4, ::4] > 4], [(0, 0)], levels=[2])
+    fine = measure.measure(objects, view, measure.Stars())
+    monkeypatch.setattr(measure, "MAX_SIDE", 64)
+    coarse = measure.measure(objects, view, measure.Stars())
+    # an average stands for the pixels of its block that have no data too, whose noise then counts
+    assert coarse["flux_err_r"][0] == pytest.approx(fine["flux_err_r"][0], rel=0.15)

@@ -383,13 +383,7 @@ def bulk(targets, images, out, quiet, healpix_order, skyserver, release, cache, 
 @contextlib.contextmanager
 def _bulk_progress(quiet, every=20.0):
     """Yield a callable (done, failed, total): a bar on a terminal, log lines elsewhere."""
-    started, first, last = time.monotonic(), None, 0.0
-
-    def line(done, failed, total):
-        rate = (done - first) / max(time.monotonic() - started, 1e-3)
-        left = f", {_hours((total - done) / rate)} left" if rate and done < total else ""
-        return f"{done} of {total} targets, {rate:.1f} per second, {failed} failed{left}"
-
+    line, last = _BulkLine(), time.monotonic()
     with contextlib.ExitStack() as stack:
         status = None
         if not quiet and sys.stderr.isatty():
@@ -400,15 +394,34 @@ def _bulk_progress(quiet, every=20.0):
             status = stack.enter_context(bar), bar.add_task("")
 
         def show(done, failed, total):
-            nonlocal first, last
-            first = done - 1 if first is None else first
+            nonlocal last
+            said = line.say(done, failed, total)
             if status:
-                status[0].update(status[1], completed=done, total=total, description=line(done, failed, total))
+                status[0].update(status[1], completed=done, total=total, description=said)
             elif time.monotonic() - last > every or done == total:
                 last = time.monotonic()
-                log.info("%s", line(done, failed, total))
+                log.info("%s", said)
 
         yield show
+
+
+class _BulkLine:
+    """Says how far a bulk run is, with the rate since its first target: loading the network is not part of it."""
+
+    def __init__(self):
+        self._first = self._since = None
+
+    def say(self, done, failed, total):
+        """Give the line."""
+        if self._first is None:
+            self._first, self._since = done, time.monotonic()
+        seconds = time.monotonic() - self._since
+        words = [f"{done} of {total} targets", f"{failed} failed"]
+        if done > self._first and seconds > 0:
+            rate = (done - self._first) / seconds
+            words.insert(1, f"{rate:.1f} per second")
+            words += [f"{_hours((total - done) / rate)} left"] * (done < total)
+        return ", ".join(words)
 
 
 def _hours(seconds):

@@ -5,6 +5,7 @@ import json
 import logging
 import sys
 import zipfile
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet
@@ -516,3 +517,13 @@ def test_from_the_command_line(small, tmp_path, monkeypatch):
     listed = write_list(tmp_path / "list.csv", [*targets, (5, 10.0, 10.0)])
     more = CliRunner().invoke(cli.main, [words[0], str(listed), *words[2:], "--resume"])
     assert more.exit_code == 3 and "1 targets failed" in more.stderr and "failures.parquet says why" in more.stderr
+
+
+def test_progress_counts_from_the_first_target(monkeypatch):
+    """The rate is not spoilt by the loading of the network, nor by what an earlier run did; days are hours."""
+    now = iter([500.0, 500.0, 510.0, 520.0])
+    monkeypatch.setattr(cli, "time", SimpleNamespace(monotonic=lambda: next(now)))
+    line = cli._BulkLine()
+    assert line.say(1001, 0, 244_000) == "1001 of 244000 targets, 0 failed"
+    assert line.say(1011, 2, 244_000) == "1011 of 244000 targets, 1.0 per second, 2 failed, 67:29:49 left"
+    assert "left" not in line.say(244_000, 2, 244_000)

@@ -73,12 +73,21 @@ def test_bad_answer_is_not_believed_and_asked_again(manner, quick_retry, tmp_pat
         ("cut", "no answer"),
         ("damaged", "the picture is damaged"),
         ("wrong-type", "application/octet-stream"),
+        ("json-200", "an error instead of a picture: connection pool"),
+        ("busy-429", "HTTP 429 Too Many Requests"),
+        ("slow", "the answer did not end in 0.3 s"),
+        ("hang", "no answer"),
+        ("cut-unseen", "the picture is damaged"),
+        ("refuse", "no answer (Remote end closed connection"),
+        ("garbage", "the picture is damaged (cannot identify image file"),
+        ("empty", "the picture is damaged"),
     ],
 )
 def test_what_stays_bad_is_said(manner, said, quick_retry):
     """After all attempts the error says, in one line, what came last and how often it was asked for."""
+    timeout = 0.3 if manner in ("slow", "hang") else 5
     with Loopback(Sky([GALAXY]), [manner] * 3) as server, pytest.raises(ServiceError) as error:
-        client(server).cutout(150.0, 2.0)
+        client(server, timeout=timeout).cutout(150.0, 2.0)
     assert said in str(error.value) and "3 attempts" in str(error.value) and "\n" not in str(error.value)
     assert server.url.removeprefix("http://") in str(error.value)
 
@@ -294,6 +303,27 @@ def test_bad_table_is_asked_for_again(manner, quick_retry):
         table = client(server).cross_id([150.0, 150.01], [2.0, 2.0])
     assert table["objID"].tolist() == [OBJECTS[0]["p.objID"], OBJECTS[1]["p.objID"]]
     assert len(server.requests) == 2
+
+
+@pytest.mark.parametrize(
+    "manner, said",
+    [
+        ("html-200", "a web page titled 'Skyserver Error' instead of a table"),
+        ("proxy", "a web page titled 'Guest WLAN' instead of a table"),
+        ("json-200", "an error instead of a table: connection pool"),
+        ("throttled", "Maximum 60 queries allowed per minute"),
+        ("empty", "an empty answer"),
+        ("plain", "a line of text instead of a table: 'Service unavailable for maintenance until noon'"),
+        ("other-columns", "a table with columns 'name,dec'"),
+        ("stranger", "holds 'n777', which was not asked for"),
+        ("cut-unseen", "the table is cut off after"),
+    ],
+)
+def test_what_stays_bad_instead_of_a_table_is_said(manner, said, quick_retry):
+    """After all attempts the error says, in one line, what came last and how often it was asked for."""
+    with Loopback(manners=[manner] * 3, objects=OBJECTS) as server, pytest.raises(ServiceError) as error:
+        client(server).cross_id([150.0, 150.01], [2.0, 2.0])
+    assert said in str(error.value) and "3 attempts" in str(error.value) and "\n" not in str(error.value)
 
 
 def test_refused_query_is_an_error():

@@ -174,8 +174,8 @@ def attach(raster, image, mask, weights, scratch):
     for path in weights:
         if raster.picture:
             raise ImageError(
-                f"--weight {path} is given for {image}, a picture, whose errors are not measured: leave it out, or give "
-                "what is bad as --mask"
+                f"--weight {path} is given for {image}, a picture, whose errors are not measured: leave it out, or "
+                "give what is bad as --mask"
             )
         opened = _open("weight", path, raster.shape, image, scratch)
         if len(opened.bands) > 1 and opened.bands != raster.bands:

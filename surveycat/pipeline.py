@@ -25,6 +25,7 @@ from surveycat.errors import OptionError, RunFailed
 from surveycat.image import open_image
 from surveycat.measure import measure
 from surveycat.mrcnn.detector import DetectorSpec
+from surveycat.overlays import overlay_note
 from surveycat.preview import FORMATS as PICTURES
 from surveycat.preview import preview as draw
 from surveycat.region import parse_region
@@ -172,7 +173,7 @@ def run(
                 manifest = _manifest(image, batch, {**made_by, "versions": network.versions}, options)
                 finished = Finished(folder / str(number), manifest)
                 level, why = shrink_level(image, resample)
-                _say([*image.notes, *why], image.name)
+                _say([*image.notes, *overlay_note(image), *why], image.name)
                 capped = []
                 found, failed = search(image, detector, client, min_score, progress, finished, capped, level)
                 lost = [tile for tile, _ in failed]

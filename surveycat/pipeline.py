@@ -17,6 +17,7 @@ import numpy as np
 from surveycat import __version__, catalog, products
 from surveycat.auxiliary import auxiliary_paths
 from surveycat.bands import Bands, gather
+from surveycat.blanks import cut_to_data
 from surveycat.coverage import FORMATS as MAPS
 from surveycat.coverage import capped_tiles, write_coverage
 from surveycat.detections import FILE_VERSION
@@ -251,6 +252,7 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
         objects = confirm(objects, looks, grid)
     found = objects.detections
     objects = dataclasses.replace(objects, detections=found.replace(level=found.level + level))
+    objects = cut_to_data(objects, image)
     failed = [(_at_level(tile, level), why) for tile, why in failed]
     table = measure(objects, image)
     table = table[np.asarray(table["score"]) >= min_score]  # point sources have lost theirs

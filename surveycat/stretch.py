@@ -5,6 +5,7 @@ over the bands, which keeps hue. Sky level and noise are those of the whole imag
 the median in boxes of `BOX` pixels, where bright objects fill one that of its neighbours, and is interpolated.
 """
 
+import functools
 import io
 from dataclasses import dataclass
 
@@ -33,6 +34,7 @@ SIMILAR_DEPTH = 2.5  # factor in noise from SDSS within which brightness is that
 BOX = 512  # pixels; side of the boxes in which the sky is measured
 BOX_STEP = 2  # every other row and column of a box is read
 CROWDED = 1.5  # a box with this many times the usual noise is full of objects
+GRAIN = 251  # pixels after which the noise repeats that fills blank regions: no multiple of a tile's step
 BRIGHTEST = 1e6  # scaled brightness, far above white
 
 JPEG_QUALITY = 92
@@ -72,7 +74,7 @@ class AsinhStretch:
         Parameters
         ----------
         planes : ndarray of float32, shape (P, h, w)
-            NaN is shown as sky.
+            NaN is shown as sky with its noise: the network trusts less in galaxies next to what is plain black.
         box : tuple of int or None
             ``(y0, x0, y1, x1)`` of the window, for the sky there; None for the sky of the whole image.
 
@@ -89,10 +91,13 @@ class AsinhStretch:
         gain = _for_planes(NOISE_BRIGHTNESS, len(planes)) / self.noise if self.gain is None else self.gain
         varies = self.background is not None and box is not None
         x = planes - (self.background.at(box) if varies else self.sky[:, None, None])
+        missing = np.isnan(x)
+        if missing.any():
+            x[missing] = (self.noise[:, None, None] * _grain(box or (0, 0, *x.shape[1:]), len(x)))[missing]
         x *= gain[:, None, None]
         if len(planes) == 2:
             x = np.stack([x[0], x.mean(axis=0), x[1]])
-        np.fmax(x, 0, out=x)  # also where it is NaN
+        np.maximum(x, 0, out=x)
         np.minimum(x, BRIGHTEST, out=x)
         total = x.sum(axis=0)
         total *= NONLINEARITY * (3 // len(x))
@@ -101,6 +106,17 @@ class AsinhStretch:
         x *= 256 / np.maximum(x.max(axis=0), 1)
         colour = np.moveaxis(np.minimum(x, 255).astype(np.uint8), 0, -1)
         return np.broadcast_to(colour, (*colour.shape[:2], 3))
+
+
+def _grain(box, n):
+    """Noise of unit width for n planes of a window, the same for every window that shows a pixel."""
+    rows, columns = (np.arange(low, high) % GRAIN for low, high in zip(box[:2], box[2:], strict=True))
+    return _noise_field()[:n, rows[:, None], columns]
+
+
+@functools.cache
+def _noise_field():
+    return np.random.default_rng(0).standard_normal((3, GRAIN, GRAIN), np.float32)
 
 
 def _for_planes(brightness, n):
@@ -162,6 +178,13 @@ def background_of(raster, which):
     Background
         Where a box has no data, or is so full of objects that its noise is far above that of others, the level is that
         of the nearest boxes that can be trusted; a median over 3 x 3 boxes follows. NaN if there is no data at all.
+
+    Notes
+    -----
+    The mesh is that of ``Background2D`` of photutils and of ``sep.Background``, with which it agrees on an open field.
+    Those take the whole image at once, where this reads some rows at a time; sep does not give its mesh, from which
+    strips could be joined without seams; and both take the light of a globular cluster for sky, since the medians of
+    its boxes are clipped but never doubted.
     """
     edges = [np.linspace(0, size, max(1, round(size / BOX)) + 1).astype(int) for size in raster.shape]
     figures = np.full((2, len(which), len(edges[0]) - 1, len(edges[1]) - 1), np.nan, np.float32)

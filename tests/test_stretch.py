@@ -72,12 +72,16 @@ def test_hue_is_kept_in_bright_cores():
         assert red > green > blue
 
 
-def test_missing_data_is_shown_as_sky():
-    """NaN must not become a bright spot."""
-    planes = np.full((1, 4, 4), 5, np.float32)
-    planes[0, 1, 1] = np.nan
-    picture = AsinhStretch(np.array([5], np.float32), np.ones(1, np.float32)).render(planes)
-    assert (picture == 0).all()
+def test_missing_data_look_like_the_sky_around():
+    """A blank region has level and grain of the sky, the same in every window: no bright spot and no black one."""
+    planes = np.random.default_rng(0).normal(100, 5, (3, 200, 220)).astype(np.float32)
+    planes[:, 60:140, 60:140] = np.nan
+    stretch = AsinhStretch(np.full(3, 100, np.float32), np.full(3, 5, np.float32))
+    picture = stretch.render(planes, (0, 0, 200, 220))
+    filled, sky = picture[60:140, 60:140].astype(float), picture[:, 150:].astype(float)
+    assert filled.mean() == pytest.approx(sky.mean(), rel=0.05) and filled.std() == pytest.approx(sky.std(), rel=0.05)
+    window = stretch.render(planes[:, 50:150, 30:170], (50, 30, 150, 170))
+    np.testing.assert_array_equal(window, picture[50:150, 30:170])
 
 
 def test_the_sample_finds_data_in_a_corner():

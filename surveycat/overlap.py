@@ -13,6 +13,8 @@ import shapely
 
 # Detections in a band, boxes looked up at once, words handled at once: together about 300 MB.
 _BAND, _QUERY, _WORDS = 1 << 16, 1 << 13, 1 << 20
+# Pixels of the cells, and cells along a side at most, of a map on which boxes are looked up.
+_CELL, _CELLS = 32, 2048
 
 _U8, _ONES = np.uint64(8), ~np.uint64(0)
 # Bit 63 - c of word k is bit k of c: which columns of a word have a 1 in the k-th place of their number.
@@ -48,7 +50,7 @@ class Overlaps:
         return self.shared / (self.area_i + self.area_j - self.shared)
 
 
-def overlaps(found, wanted):
+def overlaps(found, wanted, involving=None):
     """Compare the masks of all wanted pairs whose boxes touch, band by band.
 
     Parameters
@@ -58,6 +60,8 @@ def overlaps(found, wanted):
     wanted : function of ``i, j, room`` to a bool array
         Tells which pairs are worth comparing, given their indices and the most pixels of the coarser level that
         the masks can share, going by their boxes.
+    involving : (N,) bool ndarray, optional
+        At least one of each wanted pair is among these; what touches none of them then costs next to nothing.
 
     Yields
     ------
@@ -65,8 +69,9 @@ def overlaps(found, wanted):
         Each unordered pair in exactly one of them.
     """
     stream = _BitStream(found.bits)
-    for level in np.unique(found.level):
-        for i, j in _candidates(found, int(level), wanted):
+    index = np.arange(len(found)) if involving is None else _touching(found, involving)
+    for level in np.unique(found.level[index]):
+        for i, j in _candidates(found, index, int(level), wanted):
             if len(i):
                 yield _compare(found, stream, int(level), i, j)
 
@@ -93,9 +98,26 @@ def iou_of(found, i, j):
     return iou
 
 
-def _candidates(found, level, wanted):
-    """Wanted pairs of which one lies on `level` and none on a coarser one, for each band of rows."""
-    index = np.flatnonzero(found.level <= level)
+def _touching(found, which):
+    """Indices of at least those detections whose boxes touch, on any level, one of those that `which` is true for."""
+    pixel = 2.0 ** found.level[:, None]  # on a coarser level a box reaches up to one pixel of that further
+    low, high = (found.mask_origin - 1) * pixel, (found.mask_origin + found.mask_shape + 1) * pixel
+    start = low.min(axis=0, initial=np.inf)
+    cell = max(_CELL, (high - start).max(initial=0) / _CELLS)
+    low, high = ((low - start) // cell).astype(np.int64), ((high - start) // cell).astype(np.int64) + 1
+    (y0, x0), (y1, x1) = low.T, high.T
+    # Plus one at two corners of each box and minus one at the others: summed up twice, how many hold a cell.
+    corners = np.zeros(high.max(axis=0, initial=0) + 2, dtype=np.int32)
+    for y, x, value in ((y0, x0, 1), (y1, x1, 1), (y0, x1, -1), (y1, x0, -1)):
+        np.add.at(corners, (y[which] + 1, x[which] + 1), value)
+    taken = corners.cumsum(axis=0).cumsum(axis=1) > 0
+    held = taken.cumsum(axis=0, dtype=np.int32).cumsum(axis=1)
+    return np.flatnonzero(held[y1, x1] - held[y0, x1] - held[y1, x0] + held[y0, x0])
+
+
+def _candidates(found, index, level, wanted):
+    """Wanted pairs at `index` of which one lies on `level` and none on a coarser one, for each band of rows."""
+    index = index[found.level[index] <= level]
     low, high = _boxes_on(found, index, level)
     order = np.argsort(low[:, 0], kind="stable")
     index, low, high = index[order], low[order], high[order]

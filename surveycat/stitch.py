@@ -219,8 +219,11 @@ def _at_home(found, grid):
 # Rule 3 -----------------------------------------------------------------------------------------------------
 
 
-def _matches(found, wanted=None):
-    """All pairs of detections that may be the same object: ``i, j, iou``."""
+def _matches(found, involving=None, between=False):
+    """Pairs of detections that may be the same object: ``i, j, iou``.
+
+    All of them; or those of which one, or `between` exactly one, is among those that `involving` is true for.
+    """
     area = found.area * 4.0**found.level
 
     def plausible(i, j, room):
@@ -229,9 +232,11 @@ def _matches(found, wanted=None):
         alike = np.maximum(a, b) < _SLACK * _SAME_AREA * np.minimum(a, b)
         piece = _SLACK * room >= _SAME_CUT * np.where(found.cut[i], np.where(found.cut[j], np.minimum(a, b), a), b)
         keep = (found.tile[i] != found.tile[j]) & (alike | (piece & (found.cut[i] | found.cut[j])))
-        return keep & wanted(i, j) if wanted else keep
+        if involving is None:
+            return keep
+        return keep & (involving[i] != involving[j] if between else involving[i] | involving[j])
 
-    parts = [_same(pairs, found.cut) for pairs in overlaps(found, plausible)]
+    parts = [_same(pairs, found.cut) for pairs in overlaps(found, plausible, involving)]
     return _join(parts, (np.int64, np.int64, float))
 
 
@@ -249,7 +254,8 @@ def _same(pairs, cut):
 def _matches_between(first, second):
     """Pairs of one detection of `first` and one of `second` that may be the same object: ``i, j, iou``."""
     n = len(first)
-    i, j, iou = _matches(Detections.concatenate([first, second]), lambda i, j: (i < n) != (j < n))
+    both = Detections.concatenate([first, second])
+    i, j, iou = _matches(both, np.arange(len(both)) >= n, between=True)
     return np.minimum(i, j), np.maximum(i, j) - n, iou
 
 
@@ -456,7 +462,7 @@ def _merge_looked(objects, grid):
     """
     found = objects.detections
     looked = parent_index(found.tile) >= len(grid)
-    i, j, _ = _matches(found, lambda i, j: looked[i] | looked[j])
+    i, j, _ = _matches(found, looked)
     who, tile = objects.seen_object, objects.seen_tile
     in_look = tile >= len(grid)
     apart = np.where(
@@ -482,7 +488,7 @@ def _without_blends(objects, grid):
     """Drop what no second look has confirmed if finer objects lie in it: it was a blend of them."""
     home = grid.home_level(_full_side(objects.detections))
     single = (objects.flags & SINGLE_LOOK) > 0
-    inner, outer = _inside(objects.detections, lambda inner, outer: single[outer] & (home[inner] < home[outer]))
+    inner, outer = _inside(objects.detections, home, single)
     blend = np.zeros(len(objects), dtype=bool)
     blend[outer] = True
     return objects.select(~blend)
@@ -501,7 +507,7 @@ def _companions(objects, grid):
     found = objects.detections
     side = _full_side(found)
     home = grid.home_level(side)
-    inner, outer = _inside(found, lambda inner, outer: home[inner] < home[outer])
+    inner, outer = _inside(found, home, home > 0)
     shown = _is_in(inner, parent_index(found.tile)[outer], objects.seen_object, objects.seen_tile)
     tiny = side[inner] < _READABLE * 2.0 ** found.level[outer]
     central = _in_half_ellipse(found, inner, outer)
@@ -570,9 +576,15 @@ def _moments(found, index):
     return centre, covariance
 
 
-def _inside(found, wanted):
-    """Pairs ``inner, outer`` with 0.7 of the inner mask in the outer one, of those wanted."""
+def _inside(found, home, around):
+    """Pairs ``inner, outer`` with 0.7 of the inner mask in the outer one, which `around` is true for.
+
+    The inner one is at home on a finer level.
+    """
     area = found.area * 4.0**found.level
+
+    def wanted(inner, outer):
+        return around[outer] & (home[inner] < home[outer])
 
     def plausible(i, j, room):
         pixel = 4.0 ** np.maximum(found.level[i], found.level[j])
@@ -580,7 +592,7 @@ def _inside(found, wanted):
         return (wanted(i, j) | wanted(j, i)) & (_SLACK * np.maximum(room, 1) >= _INSIDE * inner)
 
     parts = []
-    for pairs in overlaps(found, plausible):
+    for pairs in overlaps(found, plausible, around):
         swap = ~wanted(pairs.i, pairs.j)
         inner, outer = np.where(swap, pairs.j, pairs.i), np.where(swap, pairs.i, pairs.j)
         within = pairs.shared >= _INSIDE * np.where(swap, pairs.area_j, pairs.area_i)

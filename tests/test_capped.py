@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 import surveycat
 from surveycat.stitch import CAPPED
-from surveycat.tiles import MARGIN, Tile, TileGrid, is_cut, sub_windows
+from surveycat.tiles import Tile, TileGrid, is_cut, margin, sub_windows
 
 SHAPE = (600, 760)
 SPACING, RADIUS = 20, 4
@@ -91,7 +91,8 @@ def test_what_is_whole_in_a_tile_is_whole_in_a_window(size, data):
     # In steps that floats hold exactly: at the border of being cut a rounding error would decide.
     share = st.integers(0, 64).map(lambda n: n / 64)
     side = reach * data.draw(share)
-    low = [edge + MARGIN + data.draw(share) * (size - 2 * MARGIN - side) for edge in (tile.y0, tile.x0)]
+    room = np.ceil(margin(side))
+    low = [edge + room + data.draw(share) * (size - 2 * room - side) for edge in (tile.y0, tile.x0)]
     box = np.array([[*low, low[0] + side, low[1] + side]])
     assert not is_cut(box, tile.box, (4000, 4000))[0]
     assert any(not is_cut(box, window.box, (4000, 4000))[0] for window in windows)

@@ -105,6 +105,23 @@ def test_only_wanted_pairs_are_compared():
     assert list(overlaps(Detections.empty(), everything)) == []
 
 
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("cells", [(32, 2048), (4, 2048), (1, 7)])
+def test_leaving_out_what_touches_none_of_some_loses_no_pair(seed, cells, monkeypatch):
+    """Protects the shortcut for few second looks among many objects: it must not change what is compared."""
+    monkeypatch.setattr(overlap, "_CELL", cells[0])
+    monkeypatch.setattr(overlap, "_CELLS", cells[1])
+    rng = np.random.default_rng(seed)
+    found = random_masks(rng, 60)
+    some = rng.random(len(found)) < 0.1
+
+    def pairs(involving):
+        parts = overlaps(found, lambda i, j, room: some[i] | some[j], involving)
+        return {frozenset(pair) for part in parts for pair in zip(part.i.tolist(), part.j.tolist(), strict=True)}
+
+    assert pairs(some) == pairs(None)
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 9))
 def test_coarser_bitmaps_are_reduced_masks(seed, down):

@@ -154,7 +154,7 @@ def restore_checkpoint(folder, network, optimizer):
     return int(optimizer.iterations.value)
 
 
-def fit(trainer, network, source, out, first, steps, save_every=500, validate=None):
+def fit(trainer, network, source, out, first, steps, save_every=500, validate=None, say_every=100, after=0):
     """Train to a number of steps, with a log and checkpoints.
 
     Parameters
@@ -173,6 +173,10 @@ def fit(trainer, network, source, out, first, steps, save_every=500, validate=No
         Steps between checkpoints.
     validate : callable, optional
         Called after each checkpoint; returns figures (dict) for the log.
+    say_every : int
+        Steps between lines of the log.
+    after : int
+        Steps of other runs that follow: the time left counts them.
     """
     began, sums, count = time.monotonic(), {}, 0
     with open(out / "log.jsonl", "a") as log:
@@ -186,10 +190,10 @@ def fit(trainer, network, source, out, first, steps, save_every=500, validate=No
             for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + float(value)
             count += 1
-            if step % 100 == 0:
+            if step % say_every == 0:
                 rate = (step - first) / (time.monotonic() - began)
                 means = {name: round(value / count, 4) for name, value in sums.items()}
-                left = round((steps - step) / rate / 60, 1)
+                left = round((steps + after - step) / rate / 60, 1)
                 say({"step": step, **means, "steps_per_s": round(rate, 2), "minutes_left": left})
                 sums, count = {}, 0
             if step % save_every == 0 or step == steps:

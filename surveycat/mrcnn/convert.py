@@ -52,22 +52,62 @@ def convert(path, out, preset, partial=False, image=None):
         If the folder exists.
     """
     start_backend()
-    from surveycat.mrcnn.detector import Detector, check_golden, write_golden
     from surveycat.mrcnn.mrcnn_file import load_mrcnn
-    from surveycat.mrcnn.weights import load_network, make_network, save_arrays, sha256_of, write_sums
+    from surveycat.mrcnn.weights import make_network, sha256_of
 
-    out = pathlib.Path(out)
-    if out.exists():
-        raise OutputError(f"{out} exists: give the folder another name, or remove it")
+    _refuse_existing(out)
     network = make_network(preset_config(preset))
-    tile = _tile(image, network.config.tile_size)
     untrained = load_mrcnn(network, path, partial)
-    config = dataclasses.replace(network.config, name=out.name, untrained=untrained)
+    config = dataclasses.replace(network.config, name=pathlib.Path(out).name, untrained=untrained)
+    card = _card(config, preset, pathlib.Path(path).name, sha256_of(path))
+    return write_preset(network, config, out, card, image)
+
+
+def _refuse_existing(out):
+    """A folder that exists is never written over."""
+    if pathlib.Path(out).exists():
+        raise OutputError(f"{out} exists: give the folder another name, or remove it")
+
+
+def write_preset(network, config, out, card, image=None):
+    """Make a preset folder of a network.
+
+    Parameters
+    ----------
+    network : PaperMaskRCNN
+        The network, its normalisations not folded.
+    config : MrcnnConfig
+        What the folder says of it.
+    out : path
+        The folder, which appears whole or not at all.
+    card : str
+        What a reader of it should know.
+    image : path, optional
+        As `convert` takes it.
+
+    Returns
+    -------
+    pathlib.Path
+        The folder.
+
+    Raises
+    ------
+    WeightsError
+        If the network finds nothing on the golden tile.
+    OutputError
+        If the folder exists.
+    """
+    from surveycat.mrcnn.detector import Detector, check_golden, write_golden
+    from surveycat.mrcnn.weights import load_network, save_arrays, write_sums
+
+    _refuse_existing(out)
+    out = pathlib.Path(out)
+    tile = _tile(image, network.config.tile_size)
     beside = out.with_name(f".{out.name}.{os.getpid()}")
     try:
         beside.mkdir(parents=True)
         (beside / "config.json").write_text(config.to_json())
-        (beside / "CARD.md").write_text(_card(config, preset, pathlib.Path(path).name, sha256_of(path)))
+        (beside / "CARD.md").write_text(card)
         save_arrays(network, beside / "model.weights.h5", dtype="float32")
         detector = Detector(load_network(beside), batch_size=1)
         write_golden(detector, beside / "golden.npz", tile, _golden_score(detector, tile))

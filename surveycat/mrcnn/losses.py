@@ -211,14 +211,30 @@ def mask_loss(network, levels, batch):
     image_index = ops.repeat(ops.arange(ops.shape(batch["roi"])[0], dtype="int32"), count)
     (logits,) = network.mask_outputs(levels, boxes, image_index, training=True)
     side = logits.shape[-1]
-    target = _mask_targets(batch, roi.take_rows(batch["box"], batch["roi_index"]), side)
+    target = mask_targets(batch, roi.take_rows(batch["box"], batch["roi_index"]), side)
     loss = binary_cross_entropy(target, ops.reshape(logits, (-1, count, side, side)))
     return weighted_mean(ops.mean(loss, axis=(-2, -1)), batch["roi_valid"])
 
 
-def _mask_targets(batch, truth, side):
-    """True masks, cut out of their own frames at the jittered boxes: shape (B, P, side, side), 0 to 1."""
-    frames = batch["mask"]  # (B, G, F, F), 0 to 255, each in the frame of its box
+def mask_targets(batch, truth, side):
+    """True masks, cut out of their own frames at other boxes.
+
+    Parameters
+    ----------
+    batch : dict of tensor
+        ``mask`` (B, G, F, F), 0 to 255, each in the frame of its box; ``roi`` (B, P, 4), the boxes to cut at, px;
+        ``roi_index`` (B, P), the object of each.
+    truth : tensor, shape (B, P, 4)
+        The true boxes of these objects, px.
+    side : int
+        Samples along each side.
+
+    Returns
+    -------
+    tensor, shape (B, P, side, side)
+        From 0 to 1.
+    """
+    frames = batch["mask"]
     frame = frames.shape[-1]
     objects = frames.shape[1]
     size = ops.tile(truth[..., 2:] - truth[..., :2], (1, 1, 2))

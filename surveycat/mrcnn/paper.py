@@ -147,10 +147,34 @@ class PaperMaskRCNN(Regions):
         tuple of one tensor, shape (R, 2 * mask_pool, 2 * mask_pool)
             Mask logits as the likeliest class, in the frame of the box.
         """
-        regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
-        masks = self.parts["mask_head"](regions, training=False)
+        masks = self._all_masks(levels, boxes, image_index)
         own = ops.one_hot(_likeliest(class_logits), masks.shape[-1])
         return (ops.sum(masks * ops.reshape(own, (-1, 1, 1, masks.shape[-1])), axis=-1),)
+
+    def class_masks(self, levels, boxes):
+        """Masks of regions as every class: what training compares.
+
+        Parameters
+        ----------
+        levels : list of tensor
+            P2 to P6.
+        boxes : tensor, shape (B, N, 4)
+            Regions, normalised.
+
+        Returns
+        -------
+        tensor, shape (B, N, 2 * mask_pool, 2 * mask_pool, K)
+            Mask logits, background first.
+        """
+        count = boxes.shape[1]
+        image_index = ops.repeat(ops.arange(ops.shape(boxes)[0], dtype="int32"), count)
+        masks = self._all_masks(levels, ops.reshape(boxes, (-1, 4)), image_index)
+        return ops.reshape(masks, (-1, count, *masks.shape[1:]))
+
+    def _all_masks(self, levels, boxes, image_index):
+        """Mask logits of boxes as every class, packed over the batch."""
+        regions = self.pool(levels, boxes, image_index, self.config.mask_pool)
+        return self.parts["mask_head"](regions, training=False)
 
     def spiral(self, class_logits):
         """Logit of spiral, given a galaxy.

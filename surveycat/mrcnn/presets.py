@@ -5,7 +5,9 @@
 to 64 in the notebook, the least confidence 0 or 0.4, and the RPN's overlap 0.9 in a file but 0.7 and 0.8 in the
 table. The table is followed, but for the strides: they are not free, since the levels of the pyramid have strides
 4 to 64 whatever a configuration says, and with 8 to 128 there would be fewer anchors than the RPN has outputs. The
-published ones are kept in `TrainingSettings`. The least confidence is the user's ``--min-score``.
+published ones are kept in `TrainingSettings`; what the table does not say of training is there as the notebook prints
+it (16 images a step, 256 anchors, 1000 proposals, weight decay 1e-4, gradients of norm 5). The least confidence is the
+user's ``--min-score``.
 """
 
 import dataclasses
@@ -38,6 +40,12 @@ class TrainingSettings:
         Of stochastic gradient descent.
     max_ground_truth : int
         Objects an image at most.
+    anchors_per_image, proposals : int
+        Anchors an image that taught the RPN, proposals of which regions were drawn.
+    images_per_step : int
+        Images a step, over all devices.
+    weight_decay, gradient_norm : float
+        Of the squares of all weights, as ``mrcnn`` takes it (each array's mean); the largest norm of a gradient.
     """
 
     published_strides: tuple = (4, 8, 16, 32, 64)
@@ -49,6 +57,11 @@ class TrainingSettings:
     learning_rate: float = 1e-3
     momentum: float = 0.9
     max_ground_truth: int = 100
+    anchors_per_image: int = 256
+    proposals: int = 1000
+    images_per_step: int = 16
+    weight_decay: float = 1e-4
+    gradient_norm: float = 5.0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,13 +87,13 @@ def test_cross_entropy_is_the_definition():
     np.testing.assert_allclose(ops.convert_to_numpy(losses.binary_cross_entropy(target, logit)), expected, rtol=1e-5)
 
 
-def test_mask_targets_follow_the_jittered_box():
+def testmask_targets_follow_the_jittered_box():
     """The left half of an object is its mask; a box moved by half its width must see the edge in the middle."""
     mask = np.zeros((1, 1, 56, 56), "uint8")
     mask[..., :28] = 255
     batch = {"mask": mask, "roi": np.float32([[[10, 20, 30, 60]]]), "roi_index": np.zeros((1, 1), "int32")}
     truth = np.float32([[[10, 10, 30, 70]]])  # centre column 40 is where the mask ends
-    target = ops.convert_to_numpy(losses._mask_targets(batch, truth, 28))[0, 0]
+    target = ops.convert_to_numpy(losses.mask_targets(batch, truth, 28))[0, 0]
     assert target[:, :13].min() > 0.99 and target[:, 15:].max() < 0.01
 
 

@@ -13,6 +13,7 @@ fetched again. ``shards`` turns COCO or VIA annotations, these or others, into s
 import argparse
 import json
 import pathlib
+import sys
 
 import numpy as np
 import pandas as pd
@@ -92,7 +93,10 @@ def joined(gz1, gz2):
     frames = []
     for number, table in enumerate((gz1, gz2), 1):
         if "dr7objid" not in table.colnames:
-            raise SurveycatError(f"the table of Galaxy Zoo {number} has no identifiers of data release 7 (dr7objid)")
+            raise SurveycatError(
+                f"the table of Galaxy Zoo {number} has no identifiers of data release 7 (dr7objid, or OBJID): take the "
+                "published one"
+            )
         frame = pd.DataFrame({"dr7objid": np.asarray(table["dr7objid"]).astype(np.int64)})
         for label, (first, second) in VOTES.items():
             wanted = first if number == 1 else (second,)
@@ -309,16 +313,21 @@ def read_coco(path):
         ``file``, ``shape``, ``masks``, ``labels`` (None where the class is another).
     """
     content = _json(path, ("images", "annotations", "categories"), "COCO")
-    names = {one["id"]: label_of(one["name"]) for one in content["categories"]}
-    found = {
-        one["id"]: {"file": one["file_name"], "shape": (one["height"], one["width"]), "masks": [], "labels": []}
-        for one in content["images"]
-    }
-    for annotation in content["annotations"]:
-        if not annotation.get("iscrowd"):
-            image = found[annotation["image_id"]]
-            image["masks"].append(_coco_mask(annotation["segmentation"], image["shape"]))
-            image["labels"].append(names[annotation["category_id"]])
+    try:
+        names = {one["id"]: label_of(one["name"]) for one in content["categories"]}
+        found = {
+            one["id"]: {"file": one["file_name"], "shape": (one["height"], one["width"]), "masks": [], "labels": []}
+            for one in content["images"]
+        }
+        for annotation in content["annotations"]:
+            if not annotation.get("iscrowd"):
+                image = found[annotation["image_id"]]
+                image["masks"].append(_coco_mask(annotation["segmentation"], image["shape"]))
+                image["labels"].append(names[annotation["category_id"]])
+    except (KeyError, TypeError, ValueError) as error:
+        raise SurveycatError(
+            f"{path} is no COCO file: an entry has no {error}, or names an image or category that is not there"
+        ) from error
     return list(found.values())
 
 
@@ -527,7 +536,7 @@ def build(gz1, gz2, out, count=None, masks="ours", seed=0, service=None):
 
 
 def main(arguments=None):
-    """Command line."""
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
     one = commands.add_parser("build", help="choose, fetch and annotate galaxies")
@@ -537,7 +546,8 @@ def main(arguments=None):
     one.add_argument("--count", type=int, help="galaxies in all (12000)")
     one.add_argument("--masks", choices=sorted(MASKS), default="ours")
     one.add_argument("--seed", type=int, default=0)
-    one.set_defaults(run=lambda given: build(given.gz1, given.gz2, given.out, given.count, given.masks, given.seed))
+    one.add_argument("--skyserver", help="address of SkyServer; or set SURVEYCAT_SKYSERVER")
+    one.set_defaults(run=_build)
     two = commands.add_parser("shards", help="turn annotations into scenes for training")
     two.add_argument("--annotations", required=True, help="COCO JSON, or VIA JSON with --via")
     two.add_argument("--images", required=True, help="folder of the pictures")
@@ -546,7 +556,17 @@ def main(arguments=None):
     two.add_argument("--via", action="store_true", help="the annotations are of the VGG Image Annotator")
     two.set_defaults(run=_shards)
     given = parser.parse_args(arguments)
-    given.run(given)
+    try:
+        given.run(given)
+    except SurveycatError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _build(given):
+    service = SkyServer(given.skyserver)
+    build(given.gz1, given.gz2, given.out, given.count, given.masks, given.seed, service)
 
 
 def _shards(given):
@@ -555,4 +575,4 @@ def _shards(given):
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

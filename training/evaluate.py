@@ -90,11 +90,12 @@ def evaluate(weights, data, out=None, report=None, only=None, cache="build/evalu
     for name, section in SECTIONS.items():
         if only and name not in only:
             continue
-        started, page = time.monotonic(), Page(folder, name)
+        started, busy, page = time.monotonic(), time.process_time(), Page(folder, name)
         subject.start()
         metrics[name] = section(subject, page)
-        page.finish(about, metrics[name])
-        print(f"{name}: {time.monotonic() - started:.0f} s", flush=True)
+        busy = time.process_time() - busy
+        page.finish(about, metrics[name], busy)
+        print(f"{name}: {time.monotonic() - started:.0f} s, {busy:.0f} s of the processor", flush=True)
         file.write_text(json.dumps(metrics, indent=2) + "\n")
         if folder is not None:
             write_report(folder, SECTIONS, about)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from training import evaluate as command
-from training import scenes
+from training import scenes, stamps
 from training.evaluation import centroids, composed, errors, fields, figures, response, subject
 from training.evaluation.cutouts import look_at_cutouts, native_cutouts, read_cutouts
 from training.evaluation.report import Page, write_report
@@ -262,6 +262,19 @@ def test_worst_errors_come_first_and_verdicts_mend_labels():
     assert errors.after_looking(frame, verdicts)["accuracy"]["value"] == 1.0
 
 
+def test_causes_are_what_is_around_a_galaxy():
+    """A thin small galaxy with a star at its side; a round large one with a galaxy in reach, and one out of reach."""
+    yy, xx = np.mgrid[:120, :120]
+    thin = np.where(((yy - 60) / 4) ** 2 + ((xx - 60) / 14) ** 2 < 1, stamps.CENTRAL, 0)
+    thin[66:69, 60:63] = stamps.STAR
+    assert errors.surroundings({"labels": thin, "side": 28}) == ["small", "edge-on", "star"]
+    round_one = np.where(np.hypot(yy - 60, xx - 60) < 20, stamps.CENTRAL, 0)
+    round_one[60:64, 110:114] = stamps.GALAXY
+    assert errors.surroundings({"labels": round_one, "side": 40}) == []
+    round_one[60:64, 84:88] = 8 + stamps.GALAXY
+    assert errors.surroundings({"labels": round_one, "side": 40}) == ["neighbour"]
+
+
 # Fields ---------------------------------------------------------------------------------------------------
 
 EPOCH = "sdss_351.65+0.10_run4192"
@@ -277,6 +290,7 @@ def test_field_figures_of_known_catalogues(shared_data):
     wrong = fields.epoch_figures(stars["x"].to_numpy(), stars["y"].to_numpy(), truth)
     assert wrong["galaxies_brighter_than_19.5"]["value"] < 0.1
     assert wrong["stars_catalogued_brighter_than_19.0"]["value"] > 0.9
+    assert wrong["stars_catalogued_by_magnitude"]["18-19"]["value"] > 0.9
     none = fields.epoch_figures(np.empty(0), np.empty(0), truth)
     assert none["galaxies_brighter_than_20.5"]["hits"] == none["stars_catalogued_brighter_than_20.0"]["hits"] == 0
 
@@ -295,6 +309,7 @@ def test_rows_are_named_by_what_is_there(shared_data):
         table[f"{name}_min"], table[f"{name}_max"] = ((np.array(values) + d) * u.pix for d in (-5, 5))
     kinds = fields.what_rows_are(table, truth)["what"].tolist()
     assert kinds == ["galaxy", "halo", "star"]
+    assert fields.what_rows_are(table, truth)["magnitude"][0] == galaxy["petromag_r"]
 
 
 def test_rows_on_an_object_count_for_the_nearest_one():
@@ -346,7 +361,7 @@ def test_page_without_folder_takes_nothing(tmp_path):
     """Without a report nothing is drawn."""
     page = Page(None, "name")
     page.plot("plot", "caption", lambda axes: axes.fail())
-    page.finish({}, {})
+    page.finish({}, {}, 0.0)
     assert (
         write_report(tmp_path, {}, {"weights": "w", "sha256": "s", "commit": "c"}).read_text().startswith("# surveycat")
     )

@@ -8,16 +8,17 @@ from surveycat.image import open_image
 from surveycat.measure import local_sky, unstretched
 from surveycat.pipeline import search
 from training.evaluation import plots
-from training.evaluation.cutouts import NATIVE_SCALE, native_cutouts, read_cutouts
+from training.evaluation.cutouts import NATIVE_SCALE, found_in_cutouts, native_cutouts
 from training.evaluation.figures import median_absolute_deviation, without_outliers
 
 
 def section(subject, page):
     """Centroids: offset from the position asked for (Table 4, Fig. 16), and from photutils on the same pixels."""
-    frame = subject.sample(read_cutouts(subject.data, "test"))
-    images = list(native_cutouts(frame))
+    frame, _, everything = found_in_cutouts(subject)
     rows = []
-    for found, image, (_, galaxy) in zip(subject.look(images), images, frame.iterrows(), strict=False):
+    for found, image, (_, galaxy) in zip(everything, native_cutouts(frame), frame.iterrows(), strict=False):
+        if subject.out_of_time:
+            break
         row = central_row(image, found)
         if row is not None:
             # pictures of large galaxies are coarser than native
@@ -34,7 +35,7 @@ def section(subject, page):
             )
     table = pd.DataFrame(rows)
     page.table("offsets", table)
-    figures = {"found": len(table), "looked_at": len(images)}
+    figures = {"found": len(table), "looked_at": len(everything)}
     if not len(table):
         return figures
     for source, part in table.groupby("source"):

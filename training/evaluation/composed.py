@@ -532,7 +532,7 @@ def draw(page, figures, tally):
         "Completeness against distance to the nearest galaxy, in units of the sum of both radii",
         plots.rates,
         figures["completeness_by_separation"],
-        "separation",
+        "separation, sum of radii",
         "completeness",
     )
     page.plot("confusion", "Class of found galaxies", plots.confusion, figures["class"])

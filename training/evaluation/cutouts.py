@@ -85,16 +85,40 @@ def look_at_cutouts(detector, frame, images=None, stop=lambda: False):
         The same rows, less those left out at the end, with ``found``, ``score``, ``p_spiral`` (NaN where nothing is at
         the centre), ``side`` (px).
     """
-    sides, rows = [], []
+    return answers(frame, *look_at_all(detector, frame, images, stop))
+
+
+def look_at_all(detector, frame, images=None, stop=lambda: False):
+    """What the detector finds in whole cutouts.
+
+    Parameters
+    ----------
+    detector, frame, images, stop
+        As of `look_at_cutouts`.
+
+    Returns
+    -------
+    sides : list of int
+        Side of each picture that was shown, px.
+    found : list of Detections
+        In each; shorter where the end was left out.
+    """
+    sides = []
 
     def shown():
         for image in native_cutouts(frame) if images is None else images:
             sides.append(image.shape[0])
             yield image
 
-    for found in look(detector, shown(), 0.5, stop):
-        best = central(found, sides[len(rows)])
-        rows.append((np.nan, np.nan) if best is None else (found.score[best], found.p_spiral[best]))
+    return sides, list(look(detector, shown(), 0.5, stop))
+
+
+def answers(frame, sides, found):
+    """Rows with what was found at their centres, as `look_at_cutouts` returns them; others are left out."""
+    rows = []
+    for side, one in zip(sides, found, strict=False):
+        best = central(one, side)
+        rows.append((np.nan, np.nan) if best is None else (one.score[best], one.p_spiral[best]))
     score, p_spiral = np.array(rows, float).reshape(-1, 2).T
     seen = frame.head(len(rows))
     return seen.assign(found=np.isfinite(score), score=score, p_spiral=p_spiral, side=sides[: len(rows)])
@@ -137,14 +161,19 @@ def with_votes(frame):
     return frame.assign(vote=np.where(frame["label"] == "spiral", frame["p_features"], frame["p_smooth"]))
 
 
+def found_in_cutouts(subject):
+    """Rows of the test cutouts in random order, and what `look_at_all` gives for them, made once."""
+
+    def make():
+        frame = subject.sample(read_cutouts(subject.data, "test"))
+        return frame, *look_at_all(subject.detector, frame, stop=lambda: subject.out_of_time)
+
+    return subject.once("cutouts", make)
+
+
 def seen_cutouts(subject):
-    """The test cutouts with what the detector says of each, made once."""
-    return subject.once(
-        "cutouts",
-        lambda: look_at_cutouts(
-            subject.detector, subject.sample(read_cutouts(subject.data, "test")), stop=lambda: subject.out_of_time
-        ),
-    )
+    """The test cutouts with what the detector says of each."""
+    return answers(*found_in_cutouts(subject))
 
 
 def section(subject, page):

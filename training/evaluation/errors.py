@@ -1,16 +1,24 @@
-"""The worst errors on the test cutouts, as one picture to be looked at."""
+"""The worst errors on the test cutouts, as one picture to be looked at, with what can be measured of their causes."""
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+from PIL import Image, ImageDraw
+from scipy import ndimage
 
-from training.evaluation.cutouts import native_cutout, seen_cutouts
+from training import stamps
+from training.evaluation.composed import full_masks
+from training.evaluation.cutouts import native_cutouts, seen_cutouts
 from training.evaluation.fields import contact_sheet
 from training.evaluation.figures import confusion
+from training.evaluation.tiles import central, look
 
 COUNT = 40
-SIDE = 144
+SIDE = 192
 VERDICTS = "verdicts.csv"  # what eyes said of disagreements: id, verdict (label, model, undecidable), cause
+UNDECIDED = 0.35, 0.65  # vote fractions of a galaxy on which people did not agree
+SMALL_SIDE = 30.0  # px of the longer side of its mask at native scale, under which arms are hardly seen
+THIN = 0.4  # axis ratio of what is seen edge-on
+NEAR = 0.25  # reach of a galaxy beyond its mask, in units of the mask's longer side
 
 
 def worst(frame):
@@ -42,26 +50,136 @@ def section(subject, page):
     """The 40 worst errors on confident test cutouts, as one picture; all disagreements as a table to be judged."""
     frame = seen_cutouts(subject)
     bad = worst(frame)
-    page.picture("worst", f"The {COUNT} worst errors: native pixels, enlarged", errors_sheet(bad.head(COUNT)))
-    columns = ["id", "set", "label", "p_features", "p_smooth", "p_spiral", "score", "error", "a_2sigma_arcsec"]
-    page.table("all", bad[columns], "All errors on confident rows")
-    figures = {"errors": {str(name): int(count) for name, count in bad["error"].value_counts().items()}}
+    bad = bad.assign(measured=[", ".join(causes(row)) for row in bad.to_dict("records")])
     verdicts = page.folder and page.folder / VERDICTS
-    if verdicts and verdicts.exists():
-        figures["after_looking"] = after_looking(frame, pd.read_csv(verdicts, dtype={"id": str}))
+    judged = pd.read_csv(verdicts, dtype={"id": str}) if verdicts and verdicts.exists() else None
+    shown = bad.head(COUNT)
+    if page.folder is not None:
+        caption = (
+            f"The {COUNT} worst errors: native pixels, enlarged, with the outline of what was found; label and vote, "
+            f"what was said, what was measured, and what eyes said ({VERDICTS})"
+        )
+        page.picture("worst", caption, errors_sheet(subject.detector, shown, judged))
+    columns = ["id", "set", "label", "p_features", "p_smooth", "p_spiral", "score", "error", "measured"]
+    page.table("all", bad[[*columns, "a_2sigma_arcsec"]], "All errors on confident rows")
+    each = bad["measured"].str.split(", ").explode()
+    figures = {
+        "errors": {str(name): int(count) for name, count in bad["error"].value_counts().items()},
+        "measured_causes": {str(name): int(count) for name, count in each.value_counts().items()},
+    }
+    if judged is not None:
+        figures["after_looking"] = after_looking(frame, judged)
     return figures
 
 
-def errors_sheet(rows):
-    """A `contact_sheet` of errors with their labels, votes and answers."""
+def causes(row):
+    """What can be measured about an error: it may be why, and it need not be.
+
+    Parameters
+    ----------
+    row : dict
+        Of `worst`.
+
+    Returns
+    -------
+    list of str
+        Of "undecided vote", "no votes", "no clear galaxy" (its mask cannot be drawn), "small", "edge-on", "neighbour"
+        and "star" (within or near the mask); "none of these" for none.
+    """
+    found = []
+    votes = row["p_features"] / (row["p_features"] + row["p_smooth"])
+    if not np.isfinite(votes):
+        found.append("no votes")
+    elif UNDECIDED[0] < votes < UNDECIDED[1]:
+        found.append("undecided vote")
+    stamp = stamps.make_stamp({**row, "target": 0.5, "class_weight": 0.0})
+    return [*found, *(["no clear galaxy"] if isinstance(stamp, str) else surroundings(stamp))] or ["none of these"]
+
+
+def surroundings(stamp):
+    """Causes that a galaxy's size, shape and neighbours may be.
+
+    Parameters
+    ----------
+    stamp : dict
+        From `stamps.make_stamp`: ``labels`` and ``side``.
+
+    Returns
+    -------
+    list of str
+        Of "small", "edge-on", "neighbour", "star".
+    """
+    kinds, mask = stamp["labels"] % 8, stamp["labels"] == stamps.CENTRAL
+    spread = np.cov(np.argwhere(mask).T)
+    ratio = np.sqrt(np.divide(*np.linalg.eigvalsh(spread)))
+    near = ndimage.distance_transform_edt(~mask) <= NEAR * stamp["side"]
+    parts = {
+        "small": stamp["side"] < SMALL_SIDE,
+        "edge-on": ratio < THIN,
+        "neighbour": (near & np.isin(kinds, (stamps.GALAXY, stamps.DOUBTFUL))).any(),
+        "star": (near & (kinds == stamps.STAR)).any(),
+    }
+    return [name for name, there in parts.items() if there]
+
+
+def errors_sheet(detector, rows, judged=None):
+    """A `contact_sheet` of errors: the galaxy and the outline of what was found, its label, what was said, causes.
+
+    Parameters
+    ----------
+    detector : Detector
+        The detector, which looks once more for the outlines.
+    rows : pandas.DataFrame
+        Of `worst`, with ``measured``.
+    judged : pandas.DataFrame, optional
+        ``id``, ``verdict`` and ``cause`` of those that were looked at.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The sheet; the last line of each is left free for a verdict.
+    """
+    said = {} if judged is None else dict(zip(judged["id"], _verdicts(judged), strict=True))
     cells = []
-    for row in rows.itertuples():
-        picture = Image.fromarray(native_cutout(row.path, row.pixel_scale_arcsec))
-        picture = picture.resize((SIDE, SIDE), Image.Resampling.BICUBIC)
-        vote = f"vote S {row.p_features:.2f}" if row.votes_source == "kaggle" else "no vote"
-        said = f"said p(S) {row.p_spiral:.2f}" if row.found else "not found"
-        cells.append((picture, str(row.id), f"{row.label}, {vote}", said))
+    images = list(native_cutouts(rows))
+    for row, image, found in zip(rows.itertuples(), images, look(detector, images), strict=True):
+        vote = f"vote S {row.p_features:.2f}" if np.isfinite(row.p_features) else "no vote"
+        answer = f"said S {row.p_spiral:.2f}, score {row.score:.2f}" if row.found else "not found"
+        lines = (str(row.id), f"{row.label}, {vote}", answer, row.measured, said.get(str(row.id), ""))
+        cells.append((outlined(image, found), *lines))
     return contact_sheet(cells, SIDE)
+
+
+def _verdicts(judged):
+    """One line for each verdict, with its cause where there is one."""
+    cause = judged["cause"].fillna("") if "cause" in judged else [""] * len(judged)
+    return [f"{verdict}: {why}" if why else str(verdict) for verdict, why in zip(judged["verdict"], cause, strict=True)]
+
+
+def outlined(image, found):
+    """A cutout enlarged to the sheet's side, with the outline of the detection at its centre.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (n, n, 3)
+        Cutout.
+    found : Detections
+        Of it.
+
+    Returns
+    -------
+    PIL.Image.Image
+        The picture.
+    """
+    picture = Image.fromarray(image).resize((SIDE, SIDE), Image.Resampling.BICUBIC)
+    best = central(found, image.shape[0])
+    if best is None:
+        return picture
+    mask = full_masks(found.select(np.arange(len(found)) == best))[0][: image.shape[0], : image.shape[1]]
+    large = np.asarray(Image.fromarray(mask).resize((SIDE, SIDE), Image.Resampling.NEAREST))
+    edge = Image.fromarray(large & ~ndimage.binary_erosion(large))
+    ImageDraw.Draw(picture).bitmap((0, 0), edge.convert("L"), fill=(255, 220, 0))
+    return picture
 
 
 def after_looking(frame, verdicts):

@@ -11,6 +11,7 @@ EPOCHS = {"run4192": "sdss_351.65+0.10_run4192", "run6377": "sdss_351.65+0.10_ru
 RADIUS = 2.0 / 0.396  # px: 2 arcsec
 LIMITS = (18.5, 19.0, 19.5, 20.0, 20.5)
 MAGNITUDES = (16, 17, 18, 18.5, 19, 19.5, 20, 20.5)
+STAR_MAGNITUDES = (14, 15, 16, 17, 18, 19, 20, 21)
 R50_EDGES = (1.5, 1.8, 2.0, 2.25, 2.5, 3.0, 4.0, 8.0)  # px, seeing included; a star has 1.5 to 1.7
 SURE = 0.7
 FIRST_ROW = 744  # of the fields whose upper part may be trained on
@@ -89,6 +90,9 @@ def epoch_figures(x, y, truth):
     for limit in (19.0, 20.0):
         taken, usable = stars_taken(x, y, truth, limit)
         figures[f"stars_catalogued_brighter_than_{limit}"] = fraction(int(taken.sum()), int(usable.sum()))
+    taken, usable = stars_taken(x, y, truth, np.inf)
+    magnitudes = truth["stars"]["psfmag_r"].to_numpy()
+    figures["stars_catalogued_by_magnitude"] = rates_by(magnitudes[usable], taken[usable], STAR_MAGNITUDES)
     figures["completeness_by_magnitude"] = rates_by(magnitude, found, MAGNITUDES)
     figures["completeness_by_half_light_radius"] = rates_by(galaxies["r50_px"], found, R50_EDGES)
     return figures
@@ -135,8 +139,9 @@ def what_rows_are(table, truth):
     Returns
     -------
     pandas.DataFrame
-        ``id``, ``x``, ``y``, ``score``, ``class``, ``side`` (px) and ``what``: galaxy, ambiguous, halo (of a saturated
-        star), star, extended for LSST, point for LSST, or unknown.
+        ``id``, ``x``, ``y``, ``score``, ``class``, ``side`` (px), ``magnitude`` (r, of the galaxy or the LSST detection
+        there, NaN for none) and ``what``: galaxy, ambiguous, halo (of a saturated star), star, extended for LSST,
+        point for LSST, or unknown.
     """
     x, y = place(table)
     what = np.full(len(table), "unknown", object)
@@ -153,7 +158,12 @@ def what_rows_are(table, truth):
     unclear = truth["ambiguous"]
     what[(distances(x, y, unclear["x"], unclear["y"]) <= unclear["radius_px"].to_numpy()).any(axis=1)] = "ambiguous"
     galaxies = truth["galaxies"]
-    what[nearest(x, y, galaxies["x"], galaxies["y"])[0] <= RADIUS] = "galaxy"
+    of_galaxy, index_of_galaxy = nearest(x, y, galaxies["x"], galaxies["y"])
+    what[of_galaxy <= RADIUS] = "galaxy"
+    magnitude = (
+        np.where(gap <= RADIUS, lsst["apmag_r"].to_numpy()[index], np.nan) if len(lsst) else np.full(len(x), np.nan)
+    )
+    magnitude[of_galaxy <= RADIUS] = galaxies["petromag_r"].to_numpy()[index_of_galaxy[of_galaxy <= RADIUS]]
     side = np.maximum(table["x_max"].value - table["x_min"].value, table["y_max"].value - table["y_min"].value)
     return pd.DataFrame(
         {
@@ -163,6 +173,7 @@ def what_rows_are(table, truth):
             "score": table["score"],
             "class": table["class"],
             "side": side,
+            "magnitude": magnitude,
             "what": what,
         }
     )
@@ -219,16 +230,21 @@ def section(subject, page):
         figures[epoch] = epoch_figures(*place(table), truth) | purity_figures(kinds)
         page.table(f"{epoch}_rows", kinds, f"What each row of {epoch} is")
         unmatched = kinds[(kinds["score"] > SURE) & (kinds["what"] != "galaxy")]
-        picture = sheet(subject.data / "fields" / folder / "field.jpg", unmatched)
+        picture = sheet(subject.field(folder), unmatched)
         page.picture(f"{epoch}_unmatched", f"Rows of {epoch} with score > {SURE} that are not in galaxies.csv", picture)
+        page.overlay(f"{epoch}_catalogue", f"The catalogue of {epoch} (Fig. 15)", table, subject.field(folder))
     figures["run4192_score_0.7_repeated"] = repeats(*tables)
     figures["run6377_score_0.7_repeated"] = repeats(*tables[::-1])
     figures["same_class_brighter_than_19"] = same_class(tables, truths)
     for name, xlabel in (("magnitude", "r, Kron"), ("half_light_radius", "half-light radius with seeing, px")):
         lines = {epoch: figures[epoch][f"completeness_by_{name}"] for epoch in EPOCHS}
         page.plot(f"by_{name}", f"Completeness against {xlabel}", plots.rates, lines, xlabel, "completeness")
-    lines = {epoch: figures[epoch]["purity_by_side"] for epoch in EPOCHS}
-    page.plot("purity", "Rows that are galaxies, or extended for LSST", plots.rates, lines, "larger side, px", "purity")
+    for name, xlabel in (("side", "larger side, px"), ("magnitude", "r, Kron or LSST aperture")):
+        lines = {epoch: figures[epoch][f"purity_by_{name}"] for epoch in EPOCHS}
+        caption = f"Rows that are galaxies, or extended for LSST, against {xlabel}"
+        page.plot(f"purity_by_{name}", caption, plots.rates, lines, xlabel, "purity")
+    lines = {epoch: figures[epoch]["stars_catalogued_by_magnitude"] for epoch in EPOCHS}
+    page.plot("stars", "Unsaturated stars that have a row", plots.rates, lines, "r, PSF", "rate")
     return figures | other_fields(subject)
 
 
@@ -242,6 +258,7 @@ def purity_figures(kinds):
         "purity": rate(good),
         "purity_score_0.7": rate(good[clear["score"] > SURE]),
         "purity_by_side": rates_by(clear["side"], good, (0, 8, 12, 16, 24, 48, 256)),
+        "purity_by_magnitude": rates_by(clear["magnitude"], good, (*MAGNITUDES, 21, 22)),
     }
 
 
@@ -295,7 +312,7 @@ def sheet(path, rows, most=48, side=64, zoom=2):
 
 
 def contact_sheet(cells, side, columns=8):
-    """Pictures in rows, with up to three lines of text below each.
+    """Pictures in rows, with lines of text below each, as many as the longest list of them has.
 
     Parameters
     ----------
@@ -309,11 +326,13 @@ def contact_sheet(cells, side, columns=8):
     PIL.Image.Image
         The sheet; empty but not of size 0 where there are no cells.
     """
+    columns = max(min(columns, len(cells)), 1)
     lines = -(-max(len(cells), 1) // columns)
-    page = Image.new("RGB", (columns * (side + 4), lines * (side + 43)), "white")
+    height = side + 4 + 13 * max((len(texts) for _, *texts in cells), default=0)
+    page = Image.new("RGB", (columns * (side + 4), lines * height), "white")
     draw = ImageDraw.Draw(page)
     for number, (picture, *texts) in enumerate(cells):
-        x, y = number % columns * (side + 4), number // columns * (side + 43)
+        x, y = number % columns * (side + 4), number // columns * height
         page.paste(picture, (x, y))
         for line, text in enumerate(texts):
             draw.text((x + 2, y + side + 1 + 13 * line), text[: side // 6], fill="black")
@@ -359,8 +378,9 @@ def hudf(subject, page):
     page.table("rows", pd.DataFrame({"x": x, "y": y, "score": table["score"], "class": table["class"]}))
     missed = bright[largest & (rows == 0)]
     shown = missed.assign(score=0.0, what="missed")
-    picture = sheet(subject.data / "fields" / "hudf" / "field.jpg", shown, side=128, zoom=1)
+    picture = sheet(subject.field("hudf"), shown, side=128, zoom=1)
     page.picture("missed", "The largest galaxies that are missed", picture)
+    page.overlay("catalogue", "The catalogue of Hubble's picture (Fig. 15)", table, subject.field("hudf"))
     by_size = rates_by(bright.loc[is_galaxy, "r50_px"], rows[is_galaxy] > 0, (0, 5, 7, 10, 15, 40))
     page.plot(
         "by_size",

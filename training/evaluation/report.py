@@ -2,6 +2,9 @@
 
 import json
 
+from surveycat.image import open_image
+from surveycat.preview import preview
+
 REPORT = "report.md"
 
 
@@ -36,6 +39,12 @@ class Page:
         if self.folder is not None:
             image.save(self._file(name, ".png", caption))
 
+    def overlay(self, name, caption, table, path):
+        """Draw a catalogue over its picture, as ``surveycat run --preview`` does."""
+        if self.folder is not None:
+            with open_image(path) as image:
+                preview(table, image, self._file(name, ".png", caption))
+
     def table(self, name, frame, caption=None):
         """Keep a `pandas.DataFrame` as CSV."""
         if self.folder is not None:
@@ -46,10 +55,10 @@ class Page:
         self.shown.append({"file": file, "caption": caption})
         return self.folder / file
 
-    def finish(self, about, figures):
-        """Write what the section gave, for `write_report`."""
+    def finish(self, about, figures, seconds):
+        """Write what the section gave, and how long it kept the processor busy, for `write_report`."""
         if self.folder is not None:
-            content = {"about": about, "figures": figures, "shown": self.shown}
+            content = {"about": about, "figures": figures, "shown": self.shown, "seconds": round(seconds)}
             (self.folder / f"{self.section}.json").write_text(json.dumps(content, indent=1) + "\n")
 
 
@@ -79,6 +88,7 @@ def write_report(folder, sections, about):
         if content["about"]["sha256"] != about["sha256"]:
             continue
         parts.append(f"\n## {name}\n\n{function.__doc__.splitlines()[0]}\n")
+        parts.append(f"\n({content['seconds']} s of the processor)\n")
         if content["about"]["commit"] != about["commit"]:
             parts.append(f"\n(run at commit {content['about']['commit']})\n")
         parts.append(_figures(content["figures"]))

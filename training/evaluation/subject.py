@@ -103,6 +103,10 @@ class Subject:
         """
         return look(self.detector, images, min_score, lambda: self.out_of_time)
 
+    def field(self, folder, name="field.jpg"):
+        """pathlib.Path : a picture of a test field."""
+        return self.data / "fields" / folder / name
+
     def catalogue(self, folder, name="field.jpg", **options):
         """Catalogue of a test field, made once.
 

@@ -187,12 +187,18 @@ def measure_psf(light, brightest=np.inf):
     centred = [_centred(crops[i], outer) for i in chosen]
     stack = np.median(centred, axis=0)
 
-    def misfit(p):
-        model = Psf(p[0], p[1], np.exp(-abs(p[2])), p[3]).at(half, half, stack.shape)
-        return (p[4] * model - stack).ravel()
+    # Without bounds, and with two components of the ellipticity: a fit is stuck at bounds, and where a star is round
+    # and has no angle.
+    def model(log_fwhm, log_beta, along, across):
+        ratio, angle = np.exp(-np.hypot(along, across)), np.arctan2(across, along) / 2
+        return Psf(np.exp(log_fwhm), 1 + np.exp(log_beta), ratio, angle)
 
-    fit = optimize.least_squares(misfit, [3.0, BETA, 0.05, 0.5, 1.0], bounds=([0.8, 1.5, 0, -4, 0.2], [25, 8, 1, 4, 5]))
-    return Psf(float(fit.x[0]), float(fit.x[1]), float(np.exp(-fit.x[2])), float(fit.x[3]))
+    def misfit(p):
+        return (p[4] * model(*p[:4]).at(half, half, stack.shape) - stack).ravel() / stack.max()
+
+    fit = optimize.least_squares(misfit, [np.log(3.0), np.log(BETA - 1), 0.0, 0.0, 1.0], method="lm")
+    found = model(*fit.x[:4])
+    return Psf(*(float(value) for value in (found.fwhm, found.beta, found.ratio, found.angle)))
 
 
 def _commonest(sharp):
@@ -203,13 +209,14 @@ def _commonest(sharp):
 
 
 def _centred(crop, aperture):
-    """A star moved to the middle of its crop and scaled to a light of 1 in the aperture."""
+    """A star moved to the middle of its crop, by the centroid that concentrations use, and scaled to a light of 1."""
     from scipy import ndimage
 
+    from surveycat.measure import CORE_RADIUS, windowed_centroid
+
     half = PSF_SIDE // 2
-    core = np.maximum(crop[half - 3 : half + 4, half - 3 : half + 4], 0)
-    offset = np.array(ndimage.center_of_mass(core)) - 3
-    moved = ndimage.shift(crop, -offset, order=3, mode="nearest")
+    x, y = windowed_centroid(np.maximum(crop, 0), half, half, CORE_RADIUS)
+    moved = ndimage.shift(crop, (half - y, half - x), order=3, mode="nearest")
     return moved / max(moved[aperture].sum(), 1e-30)
 
 

@@ -13,6 +13,7 @@ from PIL import Image as Pillow
 import surveycat
 from surveycat import cli
 from surveycat.artificial import Psf
+from surveycat.bands import Bands
 from surveycat.errors import ImageError, OptionError, OutputError
 from surveycat.image import open_image
 
@@ -25,18 +26,22 @@ def module():
     return importlib.import_module("surveycat.inject")
 
 
-@pytest.fixture(scope="module")
-def field(tmp_path_factory):
-    """A FITS image of sky and 30 stars, with its zero point."""
+def save_sky(path, fwhm=3.0, band="r"):
+    """Write a FITS image of sky and 30 stars, with its zero point; the same stars at any seeing."""
     rng = np.random.default_rng(11)
     data = rng.normal(SKY, NOISE, (520, 560)).astype(np.float32)
     for y, x in np.stack([rng.uniform(40, 480, 30), rng.uniform(40, 520, 30)], axis=1):
         row, column = round(y), round(x)
-        star = Psf(3.0).at(20 + y - row, 20 + x - column, (41, 41))
+        star = Psf(fwhm).at(20 + y - row, 20 + x - column, (41, 41))
         data[row - 20 : row + 21, column - 20 : column + 21] += rng.uniform(5e3, 2e4) * star
-    path = tmp_path_factory.mktemp("inject") / "sky.fits"
-    fits.PrimaryHDU(data, fits.Header({"MAGZERO": ZERO_POINT, "FILTER": "r"})).writeto(path)
+    fits.PrimaryHDU(data, fits.Header({"MAGZERO": ZERO_POINT, "FILTER": band})).writeto(path)
     return path
+
+
+@pytest.fixture(scope="module")
+def field(tmp_path_factory):
+    """A FITS image of sky and 30 stars."""
+    return save_sky(tmp_path_factory.mktemp("inject") / "sky.fits")
 
 
 def test_light_has_the_magnitude(module, field):
@@ -55,6 +60,21 @@ def test_light_has_the_magnitude(module, field):
             y = stamp.y0 + rows @ np.arange(len(rows)) / flux
             x = stamp.x0 + columns @ np.arange(len(columns)) / flux
             assert (y, x) == (pytest.approx(objects["y"][i], abs=0.06), pytest.approx(objects["x"][i], abs=0.06))
+
+
+def test_each_band_has_a_psf_of_its_own(module, tmp_path):
+    """Stars and galaxies are added as wide in each band as its own stars, with one centre and their light."""
+    bands = Bands(tuple(str(save_sky(tmp_path / f"{b}.fits", w, b)) for b, w in (("r", 3.0), ("g", 4.2))), ("r", "g"))
+    with open_image(bands) as image:
+        known = module.Field.of(image)
+    assert {name: psf.fwhm for name, psf in known.psfs.items()} == pytest.approx({"r": 3.0, "g": 4.2}, rel=0.06)
+    objects = module.draw((520, 560), 1, 1, (16.0, 17.0), (1.0, 2.0), None, np.random.default_rng(0))
+    for i in range(2):
+        r, g = module.stamp_of(objects, i, known, np.random.default_rng(1)).light
+        rows, columns = np.indices(r.shape)
+        centres = [(float((rows * b).sum() / b.sum()), float((columns * b).sum() / b.sum())) for b in (r, g)]
+        assert centres[0] == pytest.approx(centres[1], abs=0.05)
+        assert r.max() / r.sum() > 1.1 * g.max() / g.sum()
 
 
 def test_detector_that_finds_what_is_bright(field, tmp_path):

@@ -82,44 +82,55 @@ def one(paths, count, seed, weights):
     return table.assign(fwhm=objects.meta["psf_fwhm"])
 
 
-def rates(table):
-    """Galaxies found and stars catalogued, by magnitude and to the limits asked for."""
-    figures = {}
-    for kind, verb, limits in (("galaxy", "found", GALAXY_LIMITS), ("star", "catalogued", STAR_LIMITS)):
-        part = table[table["kind"] == kind]
-        for limit in limits:
-            bright = part[part["magnitude"] < limit]
-            figures[f"{kind}_{verb}_r<{limit:g}"] = rate(bright["found"].sum(), len(bright))
-        for low, high in zip(EDGES[:-1], EDGES[1:], strict=True):
-            chosen = part[(part["magnitude"] >= low) & (part["magnitude"] < high)]
-            figures[f"{kind}_{verb}_{low:g}-{high:g}"] = rate(chosen["found"].sum(), len(chosen))
-    return figures
+def rate_between(table, kind, low, high):
+    """Rate of artificial objects of a kind and a range of magnitudes that have a row."""
+    chosen = table[(table["kind"] == kind) & (table["magnitude"] >= low) & (table["magnitude"] < high)]
+    return rate(chosen["found"].sum(), len(chosen))
+
+
+def to_limits(table):
+    """Galaxies found and stars catalogued that are brighter than the limits asked for."""
+    asked = [("galaxy", limit) for limit in GALAXY_LIMITS] + [("star", limit) for limit in STAR_LIMITS]
+    return {f"{kind} r < {limit:g}": rate_between(table, kind, 0, limit) for kind, limit in asked}
+
+
+def by_magnitude(table):
+    """The same by magnitude."""
+    bins = [(kind, *edges) for kind in ("galaxy", "star") for edges in zip(EDGES[:-1], EDGES[1:], strict=True)]
+    return {f"{kind} r {low:g} to {high:g}": rate_between(table, kind, low, high) for kind, low, high in bins}
+
+
+def tell(figures):
+    """Print rates, one a line."""
+    for name, figure in figures.items():
+        print(f"  {name:22s} {said(figure)}", flush=True)
 
 
 def main():
     """Add, search, print."""
     parser = options(__doc__)
     parser.add_argument("--count", type=int, default=178, help="galaxies, and stars, for each frame and width")
+    parser.add_argument("--frames", nargs="+", choices=FRAMES, default=list(FRAMES), help="which to search")
     asked = parser.parse_args()
     tables = []
-    for frame, (name, pattern) in enumerate(FRAMES.items()):
-        paths = [asked.data / "fields" / pattern.format(band) for band in "irg"]
+    for frame, name in enumerate(asked.frames):
+        paths = [asked.data / "fields" / FRAMES[name].format(band) for band in "irg"]
         width = fwhm_of(paths)
         for number, factor in enumerate(WIDTHS):
             with tempfile.TemporaryDirectory() as folder:
                 sigma, seed = width * np.sqrt((factor**2 - 1) / (8 * np.log(2))), 10 * frame + number
                 used = paths if factor == 1 else [convolved(path, sigma, Path(folder), seed) for path in paths]
                 found = one(used, asked.count, seed, asked.weights)
-            print(f"{name}, PSF {factor:g} times as wide: {found['fwhm'].iloc[0]} px, {len(found)} objects", flush=True)
+            print(f"{name}, PSF {factor:g} times as wide, {found['fwhm'].iloc[0]} px:", flush=True)
+            tell(to_limits(found))
             tables.append(found.assign(frame=name, width=factor))
     table = pd.concat(tables)
-    figures = {"all": rates(table)}
+    figures = {"all": to_limits(table) | by_magnitude(table)}
     for factor, part in table.groupby("width"):
-        figures[f"width {factor:g}"] = {"fwhm_px": sorted(part["fwhm"].unique().tolist()), **rates(part)}
+        figures[f"PSF {factor:g} times as wide"] = to_limits(part) | by_magnitude(part)
     for group, values in figures.items():
         print(group)
-        for name, value in values.items():
-            print(f"  {name:28s} {said(value) if isinstance(value, dict) else value}")
+        tell(values)
     report(figures, asked.out)
 
 

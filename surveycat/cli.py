@@ -82,6 +82,29 @@ def _log_to_stderr(verbose, quiet):
         logging.captureWarnings(False)
 
 
+def _network_options(command):
+    """Give a command the options that say which network searches, and how sure it must be."""
+    options = (
+        click.option(
+            "--weights",
+            default="compact",
+            show_default=True,
+            help="The network that searches: a preset (see `surveycat weights list`), a folder or an .h5 file.",
+        ),
+        click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`."),
+        click.option(
+            "--min-score",
+            type=float,
+            default=0.5,
+            show_default=True,
+            help="Least probability of being a galaxy that a row needs, 0 to 1.",
+        ),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 def _skyserver_options(command):
     """Give a command the options that say which SkyServer to ask, and how."""
     options = (
@@ -125,10 +148,12 @@ def main():
     help="Whether several FITS files are the bands of one image: auto (they are, if their FILTER differs and they show "
     "the same sky), none (each is an image), or the bands' names in the order of the files, such as i,r,g.",
 )
-@click.option("--ra", type=float, help="Right ascension of the centre of an image with north up, degrees.")
-@click.option("--dec", type=float, help="Declination of the centre, degrees.")
+@click.option("--ra", type=float, help="Right ascension of the image's centre, ICRS degrees: goes before its own WCS.")
+@click.option("--dec", type=float, help="Declination of the centre, ICRS degrees.")
 @click.option("--pixel-scale", type=float, help="Arcseconds per pixel, with --ra and --dec.")
-@click.option("--rotation", type=float, default=0.0, help="Degrees from up to north, towards east.")
+@click.option(
+    "--rotation", type=float, default=0.0, help="Angle from up to north, counter-clockwise, degrees; 0: north up."
+)
 @click.option("--wcs", help="A FITS or text header file with the image's WCS.")
 @click.option(
     "--mask", metavar="FILE", help="FITS image on the same pixels, 0 where they are good; others are left out."
@@ -137,13 +162,11 @@ def main():
     "--weight",
     metavar="FILE",
     multiple=True,
-    help="FITS image of inverse variances on the same pixels, from which errors come; pixels without weight are left "
-    "out. With bands: once for each file, in their order.",
+    help="FITS image of inverse variances (1/sigma^2, in units of the image) on the same pixels, from which errors "
+    "come; pixels without weight are left out. With bands: once for each file, in their order.",
 )
 @click.option("--region", help="Only this part: x0,y0,x1,y1 in pixels, or ra0d,dec0d,ra1d,dec1d on the sky.")
-@click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
-@click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
-@click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
+@_network_options
 @click.option(
     "--resample",
     default="auto",
@@ -151,7 +174,7 @@ def main():
     help="Search an image at 1/FACTOR of its resolution (2, 4 or 8); auto does so where its PSF is wider than 5 px; "
     "none never does. Positions and sizes are those of the image as it is.",
 )
-@click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
+@click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work; 0: this one.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers do the work.")
 @click.option("--overwrite", is_flag=True, help="Replace outputs that exist; start afresh.")
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run, if there is one.")
@@ -293,9 +316,7 @@ def fetch(ra, dec, size, out, quiet, pixel_scale, overwrite, **service):
 @click.option("--seed", type=int, default=0, show_default=True, help="The same seed adds the same objects.")
 @click.option("--bands", default="auto", show_default=True, help="As in run: names of FITS files that are bands.")
 @click.option("--region", help="Only this part of the image, as in run.")
-@click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
-@click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
-@click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
+@_network_options
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 @_reporting
 def inject(images, out, quiet, magnitudes, sizes, **options):
@@ -346,10 +367,8 @@ def _two_numbers(option, text):
 @click.option("--ra-column", help="Column with right ascensions; found by name otherwise.")
 @click.option("--dec-column", help="Column with declinations.")
 @click.option("--keep", multiple=True, help="Column of the list that rows on targets get; may be repeated.")
-@click.option("--weights", default="compact", show_default=True, help="A preset, a folder or an .h5 file.")
-@click.option("--preset", help="Which network an .h5 file of mrcnn is for; see `surveycat weights list`.")
-@click.option("--min-score", type=float, default=0.5, show_default=True, help="Least score of a row.")
-@click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work.")
+@_network_options
+@click.option("--workers", type=int, default=0, show_default=True, help="Processes that share the work; 0: this one.")
 @click.option("--scheduler", metavar="ADDRESS", help="A Dask scheduler, tcp://host:port, whose workers do the work.")
 @click.option("--healpix-order", type=int, default=4, show_default=True, help="Order of the dataset's cells.")
 @_skyserver_options

@@ -53,12 +53,39 @@ def sampling_of(image):
     -------
     Sampling
     """
-    size = stars(image).size
+    size = _size_of_stars(image)
     if np.isfinite(size):
         return Sampling(2 * size / (STRETCHED if image.picture else 1), "stars")
     # pictures come enlarged from cutout services; data seldom do, and their objects would be taken for noise
     lag = _half_lag(image) if image.picture else np.nan
     return Sampling(NOISE_PER_FWHM * lag, "noise") if np.isfinite(lag) else Sampling(np.nan, "")
+
+
+def _size_of_stars(image):
+    """Half-light radius of stars, pixels: from the image averaged until they fit into the aperture of `stars`."""
+    size = stars(image).size
+    for level in range(1, len(FACTORS)):
+        if not 2 * size > FINEST * 2 ** (level - 1):
+            break
+        coarse = stars(_Averaged(image, level)).size
+        if not np.isfinite(coarse):
+            break
+        size = coarse * 2**level
+    return size
+
+
+class _Averaged:
+    """What `stars` needs of an image, averaged over blocks of 2^level x 2^level pixels."""
+
+    def __init__(self, image, level):
+        self._image, self._block = image, 2**level
+        self.bands, self.picture, self.shape = image.bands, image.picture, image.level_shape(level)
+
+    def band(self, name, box):
+        """Values of one band; NaN in blocks that are not wholly there."""
+        height, width = box[2] - box[0], box[3] - box[1]
+        values = self._image.band(name, tuple(edge * self._block for edge in box))
+        return values.reshape(height, self._block, width, self._block).mean(axis=(1, 3))
 
 
 def _half_lag(image):

@@ -270,6 +270,16 @@ def test_help_has_an_example_that_parses(folder, command):
     assert surveycat(*example).exit_code == 0
 
 
+def test_commands_that_search_take_the_same_network():
+    """What names a network for `run` names it for `inject` and `bulk`, with the same default and the same words."""
+    options = [
+        {option.name: (option.opts, option.default, option.help) for option in main.commands[command].params}
+        for command in ("run", "inject", "bulk")
+    ]
+    for name in ("weights", "preset", "min_score"):
+        assert options[0][name] == options[1][name] == options[2][name]
+
+
 def test_wrong_checksum_of_weights(tmp_path):
     """Damaged weights are refused in one line, in a real process, whatever TensorFlow likes to print."""
     weights = tmp_path / "damaged"

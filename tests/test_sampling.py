@@ -27,10 +27,11 @@ def starry(fwhm, shape=(700, 800), seed=0, n=90):
     return AsinhStretch(np.zeros(3, np.float32), np.ones(3, np.float32)).render(planes)
 
 
-@pytest.mark.parametrize(("fwhm", "level"), [(3.0, 0), (3.6, 0), (6.5, 1)])
+@pytest.mark.parametrize(("fwhm", "level"), [(3.0, 0), (3.6, 0), (6.5, 1), (13.0, 2)])
 def test_stars_tell_the_sampling(fwhm, level):
-    """The width comes back to 25 %; three pixels are left alone, six and a half are halved."""
-    with open_image(np.ascontiguousarray(starry(fwhm))) as image:
+    """The width comes back to 25 %; three pixels are left alone, six and a half are halved, thirteen are quartered."""
+    shape, n = ((700, 800), 90) if fwhm < 10 else ((1400, 1600), 120)
+    with open_image(np.ascontiguousarray(starry(fwhm, shape, n=n))) as image:
         found = sampling_of(image)
         assert found.source == "stars" and found.fwhm == pytest.approx(fwhm, rel=0.25)
         assert shrink_level(image)[0] == level

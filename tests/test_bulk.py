@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import shutil
 import sys
 import zipfile
 from types import SimpleNamespace
@@ -442,7 +443,7 @@ class Interrupting(BlobDetector):
 
 
 def test_interrupted_by_the_user(small, tmp_path):
-    """What has come by Ctrl-C is kept, and the run goes on from there to the same dataset."""
+    """What has come by Ctrl-C is kept, and the run goes on from there, on another disk too, to the same dataset."""
     folder, targets, sky, _ = small
     options = {"keep": ["gz2class", "z"]}
     with pytest.raises(KeyboardInterrupt):
@@ -450,11 +451,16 @@ def test_interrupted_by_the_user(small, tmp_path):
     assert json.loads((tmp_path / "out.partial" / "manifest.json").read_text())["counts"]["done"] >= 4
     with pytest.raises(OutputError, match="holds an unfinished run; add --resume"):
         bulk(folder / "list.csv", folder / "cutouts", tmp_path / "out", **options, **BLOBS)
+    other = tmp_path / "other"
+    other.mkdir()
+    (tmp_path / "out.partial").rename(other / "out.partial")
+    shutil.copy(folder / "list.csv", other / "the_same_list.csv")
+    (other / "pictures").symlink_to(folder / "cutouts")
     detector = Interrupting(threshold=60)
     detector.batches = 100
-    bulk(folder / "list.csv", folder / "cutouts", tmp_path / "out", detector=detector, resume=True, **options)
+    bulk(other / "the_same_list.csv", other / "pictures", other / "out", detector=detector, resume=True, **options)
     assert detector.batches < 106  # of six batches in all
-    same_datasets(folder / "out", tmp_path / "out")
+    same_datasets(folder / "out", other / "out")
 
 
 def test_workers_give_the_same_dataset(small, tmp_path):

@@ -1,26 +1,27 @@
 """End-to-end rate of a bulk run, JPEG files to Parquet dataset, beside the rate of the bare network in the same run.
 
-    python tests/benchmarks/bulk_rate.py ../shared/data/fields --cutouts 5120 [--workers 2]
+    python tests/benchmarks/bulk_rate.py ../shared/data/fields --cutouts 5120 --workers 0 1 2
 
 Cutouts are windows of 256 px of real SDSS fields. The bare network runs on the same pictures, decoded before, in turn
-before and after the run, so that a machine whose speed drifts does not decide the ratio. Processor time is given beside
-wall-clock time: on a machine that others use, its ratio is the one to believe.
+before and after each run, so that a machine whose speed drifts does not decide the ratio. Processor time is given
+beside wall-clock time: on a machine that others use, its ratio is the one to believe. The time that a run needs to
+start (loading the network, in workers too) is in its figures.
 """
 
 import argparse
+import os
 import tempfile
-import time
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
-from surveycat.bulk import bulk
+from surveycat.bulk import _write_part, bulk
 from surveycat.cutouts import Folder
-from surveycat.dataset import rows_table
+from surveycat.dataset import Store
 from surveycat.dispatch import loaded
 from surveycat.mrcnn.detector import DetectorSpec
-from surveycat.outcome import Job, _described, _picture, _tile_size
+from surveycat.outcome import Job, Outcome, _described, _picture, _tile_size
 from surveycat.skyserver import SCALE
 from surveycat.targets import read_targets
 
@@ -42,14 +43,20 @@ def make_cutouts(fields, folder, n):
 
 
 class Clock:
-    """Wall-clock and processor time since it was made."""
+    """Wall-clock and processor time since it was made, that of worker processes that have ended included."""
 
     def __init__(self):
-        self.wall, self.processor = time.perf_counter(), time.process_time()
+        self.start = self.now()
+
+    @staticmethod
+    def now():
+        """Give both in seconds."""
+        times = os.times()
+        return np.array([times.elapsed, times.user + times.system + times.children_user + times.children_system])
 
     def per(self, n):
         """Give both in ms per item."""
-        return np.array([time.perf_counter() - self.wall, time.process_time() - self.processor]) * 1e3 / n
+        return (self.now() - self.start) * 1e3 / n
 
 
 def bare_network(detector, tiles):
@@ -62,7 +69,7 @@ def bare_network(detector, tiles):
     return clock.per(len(tiles))
 
 
-def stages(job, targets, detector, n):
+def stages(job, targets, detector, n, folder):
     """Time the other stages one by one, in one thread."""
     pending = targets.select(np.arange(n))
     clock = Clock()
@@ -76,8 +83,29 @@ def stages(job, targets, detector, n):
         columns += [outcome.columns for outcome in _described(job, pending, batch, found)]
         measure += clock.per(n)
     clock = Clock()
-    rows_table(columns, list(range(n)))
-    return {"read and decode": decode, "stitch and measure": measure, "to Arrow": clock.per(n)}
+    store = Store(folder / "stages", {})
+    _write_part([Outcome(i, each) for i, each in enumerate(columns)], pending, {}, store, n, 0)
+    write = clock.per(n)
+    clock = Clock()
+    store.publish(pending, [], [], 4, {})
+    store.close()
+    return {"read and decode": decode, "stitch and measure": measure, "write": write, "publish": clock.per(n)}
+
+
+def end_to_end(listed, folder, n, workers):
+    """Time a whole run."""
+    clock = Clock()
+    counts = bulk(listed, folder, folder / f"out{workers}", workers=workers)["counts"]
+    return clock.per(n), counts
+
+
+def report(what, cost, bare):
+    """Print the rate of a whole run beside that of the bare network before and after it."""
+    bare = np.mean(bare, axis=0)
+    print(f"{what:20s} {1e3 / cost[0]:6.1f} per s {cost[1]:7.1f} ms of processor each; the bare network beside it "
+          f"{1e3 / bare[0]:6.1f} per s, {bare[1]:.1f} ms")  # fmt: skip
+    print(f"    ratio to the bare network: {bare[0] / cost[0]:.2f} by the clock, {bare[1] / cost[1]:.2f} by processor")
+    print(f"    ratio to the paper's {PAPER:g} per s on eight GPUs: {1e3 / cost[0] / PAPER:.2f}", flush=True)
 
 
 def main():
@@ -85,7 +113,7 @@ def main():
     arguments = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     arguments.add_argument("fields", help="folder with sdss_*/field.jpg")
     arguments.add_argument("--cutouts", type=int, default=5120)
-    arguments.add_argument("--workers", type=int, default=0)
+    arguments.add_argument("--workers", type=int, nargs="+", default=[0])
     options = arguments.parse_args()
     spec = DetectorSpec()
     detector = loaded(spec)
@@ -94,22 +122,14 @@ def main():
         listed = make_cutouts(options.fields, folder, options.cutouts)
         targets, job = read_targets(listed), Job(Folder(f"{folder}/{{id}}.jpg"), (None, None), SCALE, spec, 0.5)
         sample = np.stack([_picture(job, targets.one(i)).pixels for i in range(min(256, len(targets)))])
+        for name, cost in stages(job, targets, detector, len(sample), folder).items():
+            print(f"{name:20s}              {cost[1]:7.1f} ms of processor each")
         bare = [bare_network(detector, sample)]
-        others = stages(job, targets, detector, len(sample))
-        clock = Clock()
-        manifest = bulk(listed, folder, folder / "out", workers=options.workers)
-        whole = clock.per(options.cutouts)
-        bare.append(bare_network(detector, sample))
-    bare = np.mean(bare, axis=0)
-    print(f"{options.cutouts} cutouts, {manifest['counts']}, {options.workers} workers")
-    print(f"bare network    {1e3 / bare[0]:7.1f} per s, {bare[1]:6.1f} ms of processor each")
-    for name, cost in others.items():
-        print(f"{name:20s}              {cost[1]:6.1f} ms of processor each")
-    print(f"end to end      {1e3 / whole[0]:7.1f} per s, {whole[1]:6.1f} ms of processor each (start-up included)")
-    print(
-        f"ratio to the bare network: {bare[0] / whole[0]:.2f} by the clock, {bare[1] / whole[1]:.2f} by processor time"
-    )
-    print(f"ratio to the paper's {PAPER:g} per s on eight GPUs: {1e3 / whole[0] / PAPER:.2f}")
+        for workers in options.workers:
+            cost, counts = end_to_end(listed, folder, options.cutouts, workers)
+            bare.append(bare_network(detector, sample))
+            report(f"{workers} workers" if workers else "in one process", cost, bare[-2:])
+    print(f"{options.cutouts} cutouts, {counts}")
 
 
 if __name__ == "__main__":

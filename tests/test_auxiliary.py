@@ -147,6 +147,54 @@ def test_run_finds_nothing_there(image, mask, weight, workers):
     assert {"mask", "weight"}.isdisjoint(found(image)[1].meta["inputs"][0])
 
 
+@pytest.mark.parametrize(
+    "options", [{"resample": 2}, {"region": "10,20,410,290"}, {"region": "10,20,410,290", "resample": 2}]
+)
+def test_coarse_searches_and_regions_leave_it_out_too(image, mask, options):
+    """Levels are made of masked pixels, and a region knows where in the mask it lies."""
+    table = surveycat.run(image, detector=BlobDetector(60, 8, 0.0), mask=mask, **options)
+    places = zip(table["y"].value.tolist(), table["x"].value.tolist(), strict=True)
+    for place, expected in zip(sorted(places), sorted((PLACES[0], PLACES[2])), strict=True):
+        assert place == pytest.approx(expected, abs=1)
+
+
+def test_a_cube_has_weights_of_its_planes(tmp_path):
+    """Three planes take weights of three planes, each its own, or of one; planes of other bands are refused."""
+    planes = np.random.default_rng(5).normal(100, 5, (3, 60, 70)).astype(np.float32)
+    weights = np.stack([np.full((60, 70), value, np.float32) for value in (1, 2, 3)])
+    weights[1, 10:20, 10:20] = 0
+    for name, values, bands in (
+        ("a", planes, "gri"),
+        ("w", weights, "gri"),
+        ("x", weights, "zrg"),
+        ("y", weights[0], ""),
+    ):
+        fits.PrimaryHDU(values, fits.Header({"BANDS": bands} if bands else {})).writeto(tmp_path / f"{name}.fits")
+    with open_image(tmp_path / "a.fits", weight=tmp_path / "w.fits") as opened:
+        box = (0, 0, 60, 70)
+        assert [float(opened.weight(band, box)[0, 0]) for band in "gri"] == [1, 2, 3]
+        assert np.isnan(opened.band("r", box)).sum() == 100 and not np.isnan(opened.band("g", box)).any()
+        assert not opened.blank(box).any()
+    with open_image(tmp_path / "a.fits", weight=tmp_path / "y.fits") as opened:
+        assert all((opened.weight(band, box) == 1).all() for band in "gri")
+    with pytest.raises(ImageError, match=r"x.fits has the planes z, r, g, .*a.fits has i, r, g: give the same"):
+        open_image(tmp_path / "a.fits", weight=tmp_path / "x.fits")
+
+
+def test_extensions_of_the_image_s_own_file(sky, tmp_path):
+    """Mask and weight may lie beside the image in one file, as pipelines write them."""
+    bad, weights = np.zeros(SHAPE, np.uint8), np.full(SHAPE, 0.04, np.float32)
+    bad[BAD], weights[:5] = 1, 0
+    hdus = [fits.PrimaryHDU(), fits.ImageHDU(sky, name="SCI"), fits.ImageHDU(bad, name="MASK")]
+    fits.HDUList([*hdus, fits.ImageHDU(weights, name="IVAR")]).writeto(tmp_path / "all.fits")
+    path = tmp_path / "all.fits"
+    with open_image(f"{path}[SCI]", mask=f"{path}[MASK]", weight=f"{path}[IVAR]") as opened:
+        blank = opened.blank((0, 0, *SHAPE))
+        assert blank[BAD].all() and blank[:5].all() and blank.sum() == blank[BAD].size + blank[:5].size
+        assert opened.auxiliary["mask"]["name"] == "all.fits[MASK]" and len(opened.auxiliary["weight"]["sha256"]) == 64
+        assert opened.source.open().key == opened.key
+
+
 def test_errors_come_from_the_weights(image, tmp_path):
     """Weights that are four times smaller double the errors of fluxes."""
     errors = []

@@ -493,7 +493,8 @@ def _write_dataset(store, folder, done, targets, keep, order):
     place = np.empty(len(final), np.int64)
     place[final] = np.arange(1, len(final) + 1)
     rows["id"], rows["host"] = place, np.where(rows["host"] < 0, 0, place[rows["host"]])
-    rows["primary"] = primary(**{name: rows[name] for name in ("ra", "dec", "cutout", "area", "flags", "rank")})
+    # Here memory grows with the number of rows: what is not needed any more goes.
+    rows["primary"] = primary(**{name: rows.pop(name) for name in ("ra", "dec", "cutout", "area", "flags", "rank")})
     open_source = functools.lru_cache(SOURCES_OPEN)(_read)
     edges = np.flatnonzero(np.diff(cells[final], prepend=-1, append=-1))
     partitions, files = [], []
@@ -532,8 +533,9 @@ def _all_rows(paths, store):
         old = [np.empty(0, bool)]
     rows = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}  # never both at once
     was_published = np.concatenate(old)
-    _, rows["cutout"] = np.unique(rows.pop("cutout_id"), return_inverse=True)
-    rows["host"], rows["local"] = _hosts(rows, was_published)
+    rows["cutout"] = np.unique(rows.pop("cutout_id"), return_inverse=True)[1].astype(np.int32)
+    rows["host"], rows["local"] = (numbers.astype(np.int32) for numbers in _hosts(rows, was_published))
+    del rows["id"]
     rows["index"] = (
         healpy.ang2pix(2**29, rows["ra"], rows["dec"], nest=True, lonlat=True)
         if len(was_published)
@@ -543,8 +545,8 @@ def _all_rows(paths, store):
     truncated = rows["flags"] >> catalog.FLAGS["edge_truncated"] & 1
     separation = np.nan_to_num(rows.pop("target_separation"), nan=np.inf)
     best_first = np.lexsort([rows["local"], rows["cutout"], -rows.pop("score"), separation, truncated, ~rows["target"]])
-    rows["rank"] = np.empty(len(best_first), np.int64)
-    rows["rank"][best_first] = np.arange(len(best_first))
+    rows["rank"] = np.empty(len(best_first), np.int32)
+    rows["rank"][best_first] = np.arange(len(best_first), dtype=np.int32)
     return rows
 
 

@@ -51,10 +51,10 @@ def primary(ra, dec, cutout, area, flags, rank):
     chosen = np.ones(len(ra), bool)
     if not len(ra):
         return chosen
-    points = unit_vectors(ra, dec).T
+    points = np.ascontiguousarray(unit_vectors(ra, dec).T)  # else the tree has a copy
     tree = cKDTree(points)
     pairs = [
-        _same(*_neighbours(tree, points, block, np.sqrt(area / np.pi)), cutout, area, flags)
+        _same(*_neighbours(tree, points, block, np.sqrt(area[block] / np.pi)), cutout, area, flags)
         for block in np.array_split(np.arange(len(ra)), -(-len(ra) // BLOCK))
     ]
     i, j, apart = (np.concatenate(values) for values in zip(*pairs, strict=True))
@@ -65,8 +65,8 @@ def primary(ra, dec, cutout, area, flags, rank):
 
 
 def _neighbours(tree, points, block, radius):
-    """Give rows i of a block, rows j within the radius of each, and their distances in arcsec."""
-    reach = np.maximum(radius[block], LEAST_ARCSEC)
+    """Give rows i of a block, rows j within the radius of each of its rows, and their distances in arcsec."""
+    reach = np.maximum(radius, LEAST_ARCSEC)
     lists = tree.query_ball_point(points[block], 2 * np.sin(np.radians(reach / 3600) / 2))
     i = np.repeat(block, [len(each) for each in lists])
     j = np.concatenate([np.asarray(each, np.int64) for each in lists])

@@ -246,3 +246,19 @@ def test_annotations_become_scenes(tmp_path):
     assert (first["image"][78:118, 88:148] == 200).all()
     assert (first["p_spiral"][0], first["class_weight"][0]) == (1.0, 1.0)
     assert second["class_weight"][0] == 0.0 and len(second["box"]) == 1
+
+
+def test_command_says_what_is_wrong_in_one_line(tmp_path, capsys):
+    """A table without identifiers, annotations of an unknown picture: exit code 1, the file or table named."""
+    (tmp_path / "table.csv").write_text("ra,dec\n1,2\n")
+    _, gz2 = tables(tmp_path)
+    build = ["build", "--gz1", str(tmp_path / "table.csv"), "--gz2", str(gz2), "--out", str(tmp_path / "out")]
+    image = {"id": 1, "file_name": "a.jpg", "height": 8, "width": 8}
+    lost = {"image_id": 2, "category_id": 1, "segmentation": [[1, 1, 5, 1, 5, 5]]}
+    content = {"images": [image], "annotations": [lost], "categories": [{"id": 1, "name": "spiral"}]}
+    (tmp_path / "lost.json").write_text(json.dumps(content))
+    shards = ["shards", "--annotations", str(tmp_path / "lost.json"), "--images", str(tmp_path), "--out", str(tmp_path)]
+    for arguments, word in ((build, "table"), (shards, "lost.json")):
+        assert dataset.main(arguments) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("error: ") and word in message and message.count("\n") == 1

@@ -16,7 +16,7 @@ from surveycat.readers import is_fits, open_raster, split_extension
 __all__ = ["Mask", "Weight", "attach", "auxiliary_paths", "open_mask", "weight_notes"]
 
 NOISE_FACTOR = 2.0  # between the noise by the weights and that of the sky, above which it is said
-NOISE_ROWS = 64  # of the image, in which weights are looked at for that
+NOISE_ROWS = 16  # of the image, in which weights are looked at for that: each may need chunks of a band resampled
 HOW_TO = {
     "mask": "give a FITS image that is 0 on good pixels",
     "weight": "give a FITS image of inverse variances (the network's are --weights)",

@@ -409,7 +409,7 @@ def decode(name, data, target, told, scale, pixel_scale):
             picture = picture.convert("RGB")
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = re.sub(r"<[^>]*>", "", str(error)).strip()
-        raise ImageError(f"{name} is damaged or no picture: {reason} ({len(data)} bytes)") from error
+        raise ImageError(f"{name} is damaged or no picture: {reason}; it has {len(data)} bytes") from error
     width, height = picture.size
     own = scale or scale_of(told, target, width) or pixel_scale
     if abs(own / pixel_scale - 1) > SAME_SCALE:

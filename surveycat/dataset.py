@@ -656,7 +656,7 @@ def _write_targets(folder, done, targets, refused):
         "reason": pa.array(failed["reason"].to_pylist() + reasons, pa.string()),
         "attempts": pa.array(failed["attempts"].to_pylist() + [1] * len(rows), pa.int32()),
     }
-    _write(pa.table(failures), folder / "failures.parquet")
+    _write(pa.table(failures).sort_by("row"), folder / "failures.parquet")
     counts = {outcome: int(these.sum()) for outcome, these in which.items()}
     counts["failed"] += len(refused)
     return {"targets": targets.n_rows, **counts, "failed_in_list": len(refused)}

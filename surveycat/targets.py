@@ -294,7 +294,8 @@ def _places(table, ra_column, dec_column):
                 middle = (start + stop) // 2
                 halves = places(start, middle), places(middle, stop)
                 return tuple(np.concatenate(pair) for pair in zip(*halves, strict=True))
-            problems[start] = str(error).partition(":")[0].replace("row 0 ", "row ", 1)
+            said = str(error).partition(":")[0]
+            problems[start] = re.sub(r"^row 0 (has|of) |, which is no (position|angle)", "", said)
             if len(problems) > MOST_UNREADABLE:
                 raise
             return np.array([np.nan]), np.array([np.nan])

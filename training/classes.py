@@ -2,9 +2,9 @@
 
 Example: python -m training.classes --start runs/first --scenes SCENES --data ../shared/data --out runs/first_classes
 
-Cutouts teach spiral against elliptical (vote fractions as soft labels), scenes teach galaxy against star, halo and arm,
-and the class of small galaxies. Boxes are those that the trained first look gives, so that the head sees in training
-what it sees in use. Stop and resume as with `training.train`.
+Cutouts, as they are and in other stretches, teach spiral against elliptical (vote fractions as soft labels), scenes
+teach galaxy against star, halo and arm, and the class of small galaxies. Boxes are those that the trained first look
+gives, so that the head sees in training what it sees in use. Stop and resume as with `training.train`.
 """
 
 import argparse
@@ -27,7 +27,9 @@ from training.evaluation.cutouts import native_cutout, read_cutouts
 from training.evaluation.tiles import as_tile
 from training.loader import degrade, flip_and_turn, jitter, read_shard
 from training.release import judge
+from training.scenes import jpeg
 from training.stamps import read_labels
+from training.stretch import FRAME_IRG, random_stretch
 from training.train import Trainer, compile_trainer, fit, restore_checkpoint
 
 LOSS_WEIGHTS = {"spiral": 1.0, "galaxy": 1.0}
@@ -62,7 +64,25 @@ def sample(image, boxes, is_galaxy, p_spiral, class_weight):
     }
 
 
-def cutout_samples(detector, frame):
+def restretched(image, rng):
+    """A picture as another survey page or program would have shown it.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (h, w, 3)
+        In the survey's own stretch.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+        In a stretch drawn at random, compressed and decompressed.
+    """
+    return jpeg(random_stretch(rng).render(FRAME_IRG.invert(image)), rng)
+
+
+def cutout_samples(detector, frame, rng=None):
     """Cutouts with the box of their central galaxy; those without one are left out.
 
     Parameters
@@ -71,6 +91,8 @@ def cutout_samples(detector, frame):
         With a trained first look.
     frame : pandas.DataFrame
         With ``path``, ``pixel_scale_arcsec``, ``target``, ``class_weight``.
+    rng : numpy.random.Generator, optional
+        Draws a stretch for each of them; as they are by default.
 
     Returns
     -------
@@ -83,6 +105,8 @@ def cutout_samples(detector, frame):
     paths = list(zip(frame["path"], frame["pixel_scale_arcsec"], strict=True))
     for start in range(0, len(paths), detector.batch_size):
         images = [native_cutout(path, scale) for path, scale in paths[start : start + detector.batch_size]]
+        if rng is not None:
+            images = [restretched(image, rng) for image in images]
         tiles = np.stack([as_tile(image) for image in images])
         found = detector.find(tiles, LEAST_BOX_LOGIT)
         boxes = centre_boxes(tiles, found.tile, found.box)
@@ -156,7 +180,7 @@ def _judged(detector, scenes):
         if not len(boxes):
             continue
         # the class of a galaxy of a dozen px is a guess: it must not drown what larger ones teach
-        known = np.clip(((boxes[:, 2:] - boxes[:, :2]).max(axis=1) - 8.0) / 24.0, 0.1, 1.0) * hit
+        known = np.clip(((boxes[:, 2:] - boxes[:, :2]).max(axis=1) - 6.0) / 20.0, 0.1, 1.0) * hit
         p_spiral, weight = np.zeros(len(boxes)), np.zeros(len(boxes))
         p_spiral[hit] = scene["p_spiral"][best[hit]]
         weight[hit] = scene["class_weight"][best[hit]] * known[hit]
@@ -333,8 +357,8 @@ def train(
     warmup,
     head=None,
     cutouts_a_step=24,
-    scenes_a_step=6,
-    scene_count=9000,
+    scenes_a_step=10,
+    scene_count=6000,
     seed=0,
 ):
     """Train the class head, from the last checkpoint of `out` if there is one.
@@ -371,7 +395,8 @@ def train(
 
     labels = read_labels(data)
     labels = labels[(labels["split"] == "train") & (labels["class_weight"] > 0)].reset_index(drop=True)
-    cutouts, _ = cutout_samples(detector, labels)
+    cutouts = cutout_samples(detector, labels)[0]
+    cutouts += cutout_samples(detector, labels, np.random.default_rng(seed))[0]
     shards = sorted(pathlib.Path(scenes).glob("scenes_train_*.npz"))
     shards = [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
     composed = scene_samples(detector, _first(shards, scene_count))
@@ -406,7 +431,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200)
-    parser.add_argument("--scene-count", type=int, default=9000)
+    parser.add_argument("--scene-count", type=int, default=6000)
     parser.add_argument("--seed", type=int, default=0)
     train(**vars(parser.parse_args()))
 

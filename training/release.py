@@ -16,6 +16,7 @@ from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays, load_network, save_arrays, write_sums
 from training.evaluation.cutouts import look_at_cutouts, read_cutouts
 from training.loader import read_shard
+from training.scenes import DEEP
 
 # Galaxies brighter than r = 20.5 in a tile of 256 px at 0.396"/px: 2,800 a square degree (Yasuda et al. 2001).
 SKY_GALAXIES = 2.2
@@ -209,7 +210,8 @@ def release(run, scenes, data, out, count=768):
     folded = MaskRCNN(config)
     folded.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
     shards = sorted(pathlib.Path(scenes).glob("scenes_val_*.npz"))
-    val = [scene for path in shards for scene in read_shard(path)][:count]
+    # the deep pictures have another density of galaxies, and stars, than the sky that scores are calibrated for
+    val = [scene for path in shards for scene in read_shard(path) if scene["kind"] != DEEP][:count]
     config = dataclasses.replace(config, calibration=calibrate(folded, val, pathlib.Path(data)))
     print(config.calibration)
     crowded = max(val[:64], key=lambda scene: (scene["kind"] == 0) * min(len(scene["box"]), 8))

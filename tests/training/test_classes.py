@@ -71,3 +71,16 @@ def test_scenes_teach_stars_as_no_galaxy_and_unknown_objects_not_at_all():
     np.testing.assert_array_equal(one["is_galaxy"], [1, 0])
     np.testing.assert_array_equal(one["class_weight"], [1, 0])
     np.testing.assert_allclose(one["p_spiral"], [0.8, 0.0])
+
+
+def test_another_stretch_shows_the_same_galaxy():
+    """A picture in another stretch has its galaxy in the same place: labels and boxes stay true."""
+    rng = np.random.default_rng(4)
+    radius = np.hypot(*(np.mgrid[:96, :96] - np.array([60.0, 30.0])[:, None, None]))
+    image = np.repeat((8 + 180 * np.exp(-radius / 8.0)).astype(np.uint8)[..., None], 3, axis=2)
+    for _ in range(5):
+        other = classes.restretched(image, rng)
+        assert other.shape == image.shape and other.dtype == np.uint8
+        assert not np.array_equal(other, image)
+        bright = np.argwhere(other.sum(axis=2) > 0.5 * other.sum(axis=2).max())
+        np.testing.assert_allclose(bright.mean(axis=0), [60.0, 30.0], atol=1.5)

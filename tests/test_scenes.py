@@ -115,6 +115,17 @@ def test_hidden_galaxy_is_ignored_and_positives_are_not():
     assert not scene["ignore"][110:150, 110:150].any()
 
 
+def test_companions_of_early_types_are_ignored_knots_of_spirals_are_not():
+    """What lies on an elliptical came along with it and may be a galaxy; what lies on a spiral is part of it."""
+    radius = np.hypot(*(np.mgrid[:61, :61] - 30.0))
+    total = np.exp(-radius / 8.0) + 0.5 * np.exp(-0.5 * np.hypot(*(np.mgrid[:61, :61] - 42.0)) ** 2 / 2.0)
+    items = [scenes.Item(100, 100, radius < 25, total.astype(np.float32), p, 1.0) for p in (0.1, 0.9)]
+    early, spiral = (scenes.finish(canvas_of(item))["ignore"] for item in items)
+    assert early[142, 142] and not early[130, 130]
+    assert early.sum() < 80
+    assert not spiral.any()
+
+
 def test_shard_layout(tmp_path):
     """The loader's contract: columns of equal length, ignore packed along x."""
     made = [

@@ -768,6 +768,34 @@ def hidden(item, items, clutter):
     return (under & item.mask).sum() > 0.7 * item.mask.sum()
 
 
+def companions(item):
+    """Peaks of an early type's light beside its own: neighbours that came along with it, unlabelled.
+
+    On spirals such peaks are knots and arms, which are no objects.
+
+    Parameters
+    ----------
+    item : Item
+        A galaxy.
+
+    Returns
+    -------
+    ndarray of bool, shape of its mask
+        The pixels within 4 px of such a peak.
+    """
+    found = np.zeros(item.mask.shape, bool)
+    if item.p_spiral >= 0.5:
+        return found
+    smooth = ndimage.gaussian_filter(item.total, 1.0)
+    peaks = (smooth == ndimage.maximum_filter(smooth, 9)) & (smooth < smooth.max()) & item.mask
+    for y, x in np.argwhere(peaks):
+        yy, xx = np.ogrid[: smooth.shape[0], : smooth.shape[1]]
+        distance = np.hypot(yy - y, xx - x)
+        if smooth[y, x] > 1.2 * np.median(smooth[(distance > 4) & (distance < 7)]):
+            found |= distance < 4
+    return found
+
+
 def visible_items(canvas):
     """What of the galaxies can be seen in a scene.
 
@@ -801,13 +829,14 @@ def finish(canvas):
     dict
         ``image``, ``ignore`` (bool), lists of object columns, ``kind``, ``level``.
     """
-    rows, ignore, taken = [], canvas.ignore.copy(), np.zeros((TILE, TILE), bool)
+    rows, ignore, taken, unknown = [], canvas.ignore.copy(), *np.zeros((2, TILE, TILE), bool)
     for item, place, seen, keep in visible_items(canvas):
         area, whole = int(seen.sum()), int(item.mask.sum())
         if not keep or len(rows) >= MAX_OBJECTS:
             ignore[place[0]] |= seen
             continue
         taken[place[0]] |= seen
+        unknown[place[0]] |= companions(item)[place[1]]
         ys, xs = np.flatnonzero(seen.any(1)), np.flatnonzero(seen.any(0))
         crop = seen[ys[0] : ys[-1] + 1, xs[0] : xs[-1] + 1]
         top, left = place[0][0].start + ys[0], place[0][1].start + xs[0]
@@ -821,7 +850,8 @@ def finish(canvas):
         rows.append((box, mask56, item.p_spiral, weight, area, area / whole, item.source))
     if ignore.any():
         ignore = ndimage.binary_dilation(ignore, iterations=3)
-    return {"image": canvas.image, "ignore": ignore & ~taken, "rows": rows, "kind": canvas.kind, "level": canvas.level}
+    ignore = (ignore & ~taken) | unknown
+    return {"image": canvas.image, "ignore": ignore, "rows": rows, "kind": canvas.kind, "level": canvas.level}
 
 
 def write_shard(scenes, path):

@@ -39,7 +39,7 @@ TYPICAL_NOISE = np.array([0.025, 0.020, 0.013], np.float32)
 # A Gaussian of 1 px lowers white noise by this factor.
 SMOOTHED = 0.282
 # Light that adds less than this to the sum of the three channels is taken for unseen (per 1.25, see `Composer.galaxy`).
-FAINTEST_COUNTS = 3.2
+FAINTEST_COUNTS = 2.2
 # Where the sky has less noise than that, masks of bright galaxies end where their sum is this high.
 RIM_COUNTS = 18.0
 # Averaging leaves little noise; masks still end near the isophote at which they end on the native level, so that the

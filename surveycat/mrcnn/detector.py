@@ -15,7 +15,7 @@ from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.masks import distinct
 from surveycat.quiet import start_backend
 
-CHUNK = 24  # detections that one compiled call gives a class, or a mask: about what a batch of eight tiles holds
+CHUNK = 28  # detections that one compiled call gives a class, or a mask: half of what a batch of eight tiles asks about
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
 
 log = logging.getLogger(__name__)

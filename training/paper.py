@@ -15,8 +15,9 @@ run stopped, within a stage too, and gives the same weights as if it had not. Th
 
 The stages are those of the paper, its Table 2: heads / 5+ / 3+ / all, each with its own epochs and learning rate. The
 table's numbers were not at hand: `SCHEDULE` takes the rate of its Table 1 for the heads and, for what follows, the
-epochs and rates by which the ``mrcnn`` package trains on COCO (40 epochs of heads, 80 of upper stages at the same rate,
-here shared by 5+ and 3+, 40 of all at a tenth of it). Give others by ``--stages``.
+epochs and rates by which the ``mrcnn`` package is known to train on COCO (40 epochs of heads, 80 of upper stages at the
+same rate, here shared by 5+ and 3+, 40 of all at a tenth of it); these were not checked against its source. Give others
+by ``--stages``.
 """
 
 import argparse

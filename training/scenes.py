@@ -38,7 +38,7 @@ PSF_SIGMA = 1.27
 TYPICAL_NOISE = np.array([0.025, 0.020, 0.013], np.float32)
 # A Gaussian of 1 px lowers white noise by this factor.
 SMOOTHED = 0.282
-# Light that adds less than this to the sum of the three channels is taken for unseen (per 1.25, see `Composer.galaxy`).
+# The sky's noise is taken for at least this much of the sum of the three channels: pictures are cut to whole counts.
 FAINTEST_COUNTS = 2.2
 # Where the sky has less noise than that, masks of bright galaxies end where their sum is this high.
 RIM_COUNTS = 18.0

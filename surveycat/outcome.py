@@ -18,6 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from surveycat import measure
+from surveycat.contrast import gain_of
 from surveycat.cutouts import Picture, Survey, decode, let_go
 from surveycat.detections import Detections
 from surveycat.dispatch import BATCH, TIMEOUT, ask, loaded
@@ -258,10 +259,11 @@ def _whole(job, detector, targets, number, picture):
         with _opened(targets, number, picture) as image:
             if image.wcs is None:
                 raise ImageError(f"{image.name} has no sky position; give it a WCS, AVM tags or a sidecar .wcs")
-            level, why = (0, ()) if picture is not None else shrink_level(image)
-            for note in why:
+            level, coarse = (0, []) if picture is not None else shrink_level(image)
+            gain, dim = gain_of(image)
+            for note in (*coarse, *dim):
                 log.info("%s: %s", image.name, note)
-            table, failed = search(image, detector, 0, job.min_score, level=level)
+            table, failed = search(image, detector, 0, job.min_score, level=level, gain=gain)
             columns = {name: np.asarray(getattr(table[name], "value", table[name])) for name in table.colnames}
             if picture is None:
                 columns = _without_target(columns)

@@ -18,6 +18,7 @@ from surveycat import __version__, catalog, products
 from surveycat.auxiliary import auxiliary_paths
 from surveycat.bands import Bands, gather
 from surveycat.blanks import cut_to_data
+from surveycat.contrast import Brightened, gain_of
 from surveycat.coverage import FORMATS as MAPS
 from surveycat.coverage import capped_tiles, write_coverage
 from surveycat.detections import FILE_VERSION
@@ -173,16 +174,17 @@ def run(
                 made_by = _made_by(network)
                 manifest = _manifest(image, batch, {**made_by, "versions": network.versions}, options)
                 finished = Finished(folder / str(number), manifest)
-                level, why = shrink_level(image, resample)
-                _say([*image.notes, *overlay_note(image), *why], image.name)
+                level, coarse = shrink_level(image, resample)
+                gain, dim = gain_of(image)
+                _say([*image.notes, *overlay_note(image), *coarse, *dim], image.name)
                 capped = []
-                found, failed = search(image, detector, client, min_score, progress, finished, capped, level)
+                found, failed = search(image, detector, client, min_score, progress, finished, capped, level, gain)
                 lost = [tile for tile, _ in failed]
                 _write_beside(beside, catalog.finish(found), image, lost)
                 if coverage is not None:
                     write_coverage(coverage, image, lost, capped, folder / "scratch")
                 tables.append(_in_whole(found, image.offset))
-                inputs.append({**_about(image), "searched_level": level})
+                inputs.append({**_about(image), "searched_level": level, "searched_gain": gain})
                 failures += [_failure(image, tile, reason) for tile, reason in failed]
 
         meta = {
@@ -200,7 +202,7 @@ def run(
     return table
 
 
-def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None, capped=None, level=0):
+def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None, capped=None, level=0, gain=1.0):
     """Walk the line for one image: tiles, network, stitch, second looks, measure.
 
     Parameters
@@ -218,6 +220,9 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     level : int, optional
         Level of the image that is shown to the network as the finest, for one that is sampled too finely (see
         `surveycat.sampling`).
+    gain : float, optional
+        By how much faint light is shown brighter to the network, for a picture of low contrast (see
+        `surveycat.contrast`).
 
     Returns
     -------
@@ -235,6 +240,7 @@ def search(image, detector, workers=0, min_score=0.5, progress=None, finished=No
     options = {"workers": workers, "min_score": min_score, "failed": failed, "finished": finished}
     image.build_levels()  # here, once: no disk that fills up may look like tiles that fail
     looked_at = Shrunk(image, level) if level else image
+    looked_at = looked_at if gain == 1 else Brightened(looked_at, gain)
     grid = TileGrid(looked_at.shape)
 
     def find(tiles, stage):

@@ -17,6 +17,7 @@ import keras
 import numpy as np
 from keras import ops
 
+from surveycat.contrast import as_shown
 from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.config import NetworkConfig
 from surveycat.mrcnn.detector import Detector
@@ -35,6 +36,7 @@ from training.train import Trainer, compile_trainer, fit, restore_checkpoint
 LOSS_WEIGHTS = {"spiral": 1.0, "galaxy": 1.0}
 LEAST_BOX_LOGIT = -2.5  # what the box head is surer of not being a galaxy needs no second opinion
 BOXES = 4  # of a scene in one step
+NOISY = 0.25  # of all images have so much noise that arms drown in it: the class must not hang on the noise
 
 
 def sample(image, boxes, is_galaxy, p_spiral, class_weight):
@@ -77,9 +79,9 @@ def restretched(image, rng):
     Returns
     -------
     ndarray of uint8, shape (h, w, 3)
-        In a stretch drawn at random, compressed and decompressed.
+        In a stretch drawn at random, compressed and decompressed, and shown as a network is shown it.
     """
-    return jpeg(random_stretch(rng).render(FRAME_IRG.invert(image)), rng)
+    return as_shown(jpeg(random_stretch(rng).render(FRAME_IRG.invert(image)), rng))
 
 
 def cutout_samples(detector, frame, rng=None):
@@ -213,7 +215,7 @@ def make_batch(samples, rng):
     for i, one in enumerate(samples):
         one = flip_and_turn(one, rng)
         chosen = rng.permutation(len(one["box"]))[:BOXES]
-        batch["image"][i] = degrade(one["image"], rng)
+        batch["image"][i] = degrade(one["image"], rng, NOISY)
         batch["box"][i, : len(chosen)] = jitter(one["box"][chosen], rng, move=0.02)
         batch["valid"][i, : len(chosen)] = 1
         for name in ("is_galaxy", "p_spiral", "class_weight"):
@@ -357,8 +359,8 @@ def train(
     warmup,
     head=None,
     cutouts_a_step=24,
-    scenes_a_step=10,
-    scene_count=6000,
+    scenes_a_step=16,
+    scene_count=9216,
     seed=0,
 ):
     """Train the class head, from the last checkpoint of `out` if there is one.
@@ -431,7 +433,7 @@ def main():
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200)
-    parser.add_argument("--scene-count", type=int, default=6000)
+    parser.add_argument("--scene-count", type=int, default=9216)
     parser.add_argument("--seed", type=int, default=0)
     train(**vars(parser.parse_args()))
 

@@ -6,6 +6,8 @@ import threading
 
 import numpy as np
 
+from surveycat.contrast import as_shown
+
 MAX_OBJECTS = 24
 TILE = 256
 
@@ -21,8 +23,8 @@ def read_shard(path):
     Returns
     -------
     list of dict
-        ``image`` (T, T, 3) uint8, ``ignore`` (T, T) bool, ``box`` (n, 4), ``mask`` (n, 56, 56) uint8,
-        ``p_spiral``, ``class_weight``, ``area`` (n,), ``kind``, ``level``.
+        ``image`` (T, T, 3) uint8, as a network is shown it, ``ignore`` (T, T) bool, ``box`` (n, 4), ``mask``
+        (n, 56, 56) uint8, ``p_spiral``, ``class_weight``, ``area`` (n,), ``kind``, ``level``.
     """
     with np.load(path) as shard:
         ends = np.cumsum(shard["count"])
@@ -40,7 +42,7 @@ def read_shard(path):
         images, kind, level = shard["image"], shard["kind"], shard["level"]
     return [
         {
-            "image": images[i],
+            "image": as_shown(images[i]),
             "ignore": ignore[i],
             "kind": int(kind[i]),
             "level": int(level[i]),
@@ -110,7 +112,7 @@ def shift(scene, rng, most=8):
     return {**scene, "image": image, "ignore": ignore, "box": box + np.float32([dy, dx, dy, dx])}
 
 
-def degrade(image, rng):
+def degrade(image, rng, strong=0.08):
     """Additive noise in half of the scenes, grey copies of some.
 
     Parameters
@@ -119,6 +121,8 @@ def degrade(image, rng):
         Pixels.
     rng : numpy.random.Generator
         Source of randomness.
+    strong : float
+        Share of scenes with the noise of the paper's figure 18 instead of that of other exposures, below 0.5.
 
     Returns
     -------
@@ -131,8 +135,7 @@ def degrade(image, rng):
         pixels = np.repeat(pixels @ weights.astype(np.float32)[:, None], 3, axis=2)
     draw = rng.random()
     if draw < 0.5:
-        # mostly what other exposures look like; sometimes the noise of the paper's figure 18
-        sigma = rng.uniform(0.0, 5.0) if draw < 0.42 else rng.uniform(5.0, 80.0)
+        sigma = rng.uniform(5.0, 80.0) if draw < strong else rng.uniform(0.0, 5.0)
         pixels = pixels + sigma * rng.standard_normal(pixels.shape, dtype=np.float32)
     return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)
 

@@ -27,6 +27,7 @@ from surveycat.photometry import (
     gini,
     likelihood_ratio,
     measure_apertures,
+    median,
     mirrored,
     sky_and_noise,
 )
@@ -110,13 +111,14 @@ def columns(objects, image, point_sources=None):
     if point_sources is None:
         point_sources = stars(image) if prints else Stars()
 
-    measured = _from_network(objects, kept) | _from_outlines(prints) | _from_light(lights, image.bands)
+    outlines = [footprint.outline for footprint in prints]
+    measured = _from_network(objects, kept) | _from_outlines(prints, outlines) | _from_light(lights, image.bands)
     measured["flags"] = _flags(objects.flags[kept], lights, point_sources, image)
     if not image.picture:
         measured |= _from_apertures(lights, image)
         measured |= _from_concentration(lights, measured, point_sources)
     if image.wcs is not None:
-        measured |= _from_sky(lights, prints, image.pixel_to_sky)
+        measured |= _from_sky(lights, outlines, measured["area_pix"], image.pixel_to_sky)
     return measured
 
 
@@ -250,10 +252,17 @@ def _without_holes(mask):
     itself."""
     from scipy import ndimage
 
-    labels, n_parts = ndimage.label(~np.pad(mask, 1))
+    labels, n_parts = ndimage.label(~_framed(mask))
     if n_parts == 1:
         return mask
     return (labels != labels[0, 0])[1:-1, 1:-1]
+
+
+def _framed(mask):
+    """The mask in a frame of pixels without it, one wide: `numpy.pad` takes longer than the work on it."""
+    framed = np.zeros((mask.shape[0] + 2, mask.shape[1] + 2), bool)
+    framed[1:-1, 1:-1] = mask
+    return framed
 
 
 def outline(mask):
@@ -273,7 +282,7 @@ def outline(mask):
         Corners in edge coordinates: the first pixel spans 0 to 1. Straight runs have no corners in between.
         The order is counter-clockwise with x to the right and y up.
     """
-    ones = np.pad(mask, 1).view(np.int8)
+    ones = _framed(mask).view(np.int8)
     y, x = np.nonzero((ones[:-1, :-1] + ones[1:, :-1] + ones[:-1, 1:] + ones[1:, 1:]) & 1)
     partners = np.arange(len(x)) ^ 1
     by_column = np.lexsort((y, x))
@@ -501,9 +510,17 @@ def _sums(values, block):
 
 def _beyond(mask):
     """Tell which pixels of a window lie at least 3 px outside of the footprint."""
-    from scipy import ndimage
+    return ~_spread(_spread(mask).T).T
 
-    return ~ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=3)
+
+def _spread(mask):
+    """Reach 3 rows up and down."""
+    height = len(mask)
+    wide = np.zeros((height + 6, mask.shape[1]), bool)
+    wide[3:-3] = mask
+    two = wide[:-1] | wide[1:]
+    four = two[:-2] | two[2:]
+    return four[:height] | four[3:]
 
 
 def local_sky(values, beyond):
@@ -596,15 +613,17 @@ def windowed_centroid(weights, x, y, radius, rounds=30):
         The centroid; the start where the light has none.
     """
     sigma = _window_sigma(radius)
+    weights = weights.astype(float)  # else each product below makes a copy
     rows, columns = np.arange(weights.shape[0]), np.arange(weights.shape[1])
     for _ in range(rounds):
-        across = np.exp(-0.5 * ((columns - x) / sigma) ** 2)
-        along = np.exp(-0.5 * ((rows - y) / sigma) ** 2)
-        total = along @ weights @ across
+        from_x, from_y = columns - x, rows - y
+        across, along = np.exp(-0.5 * (from_x / sigma) ** 2), np.exp(-0.5 * (from_y / sigma) ** 2)
+        by_column = along @ weights
+        total = by_column @ across
         if not total > 0:
             break
-        step_x = 2 * (along @ weights @ (across * (columns - x))) / total
-        step_y = 2 * ((along * (rows - y)) @ weights @ across) / total
+        step_x = 2 * (by_column @ (across * from_x)) / total
+        step_y = 2 * ((along * from_y) @ (weights @ across)) / total
         x, y = x + step_x, y + step_y
         if abs(step_x) + abs(step_y) < 1e-3:
             break
@@ -697,9 +716,8 @@ def _numbers(host, kept):
     return number[np.asarray(host)[kept]]
 
 
-def _from_outlines(prints):
+def _from_outlines(prints, outlines):
     """Give the columns that follow from the footprints alone."""
-    outlines = [footprint.outline for footprint in prints]
     boxes = np.array([footprint.box for footprint in prints], dtype=int).reshape(-1, 4)
     return {
         "y_min": boxes[:, 0],
@@ -714,8 +732,8 @@ def _from_outlines(prints):
 
 def _area(x, y):
     """Area of a polygon, positive if counter-clockwise (shoelace formula)."""
-    x, y = x - x[0], y - y[0]
-    return 0.5 * float(x @ np.roll(y, -1) - y @ np.roll(x, -1))
+    x, y = x - x[0], y - y[0]  # the last term of the sum is then 0
+    return 0.5 * float(x[:-1] @ y[1:] - y[:-1] @ x[1:])
 
 
 def _from_light(lights, bands):
@@ -817,7 +835,7 @@ def _flags(flags, lights, point_sources, image):
 # Sky ------------------------------------------------------------------------------------------------------
 
 
-def _from_sky(lights, prints, to_sky):
+def _from_sky(lights, outlines, area_pix, to_sky):
     """Give the columns that need a sky position: place, size and outline on the sky."""
     x, y = (np.array([light[axis] for light in lights]) for axis in "xy")
     covariance = np.array([light["covariance"] for light in lights]).reshape(-1, 3)
@@ -827,8 +845,6 @@ def _from_sky(lights, prints, to_sky):
     moments = np.array([[xx, xy], [xy, yy]]).transpose(2, 0, 1)
     moments = jacobian @ moments @ jacobian.transpose(0, 2, 1)
     semimajor, semiminor, from_east = _ellipse(moments[:, [0, 0, 1], [0, 1, 1]])
-    outlines = [footprint.outline for footprint in prints]
-    area_pix = np.array([_area(*corners) for corners in outlines])
     determinant = jacobian[:, 0, 0] * jacobian[:, 1, 1] - jacobian[:, 0, 1] * jacobian[:, 1, 0]
     return {
         "ra": ra,
@@ -865,10 +881,9 @@ def _jacobian(to_sky, x, y, ra, dec):
     a, d, zero = np.radians(ra), np.radians(dec), np.zeros(len(ra))
     east = np.array([-np.sin(a), np.cos(a), zero])
     north = np.array([-np.sin(d) * np.cos(a), -np.sin(d) * np.sin(a), np.cos(d)])
-    steps = []
-    for dx, dy in ((0.5, 0), (0, 0.5)):
-        step = unit_vectors(*to_sky(x + dx, y + dy)) - unit_vectors(*to_sky(x - dx, y - dy))
-        steps.append([(step * east).sum(axis=0), (step * north).sum(axis=0)])
+    around = to_sky(np.concatenate([x + 0.5, x, x - 0.5, x]), np.concatenate([y, y + 0.5, y, y - 0.5]))
+    right, up, left, down = np.split(unit_vectors(*around), 4, axis=1)
+    steps = [[(step * east).sum(axis=0), (step * north).sum(axis=0)] for step in (right - left, up - down)]
     return np.degrees(np.array(steps)).transpose(2, 1, 0) * 3600
 
 
@@ -938,9 +953,11 @@ def _simplify(outlines):
         simple[many] = shapely.simplify(whole[many], tolerance)
     scale = np.sqrt(shapely.area(whole) / shapely.area(simple))
     centre = shapely.get_coordinates(shapely.centroid(simple))
+    corners, owner = shapely.get_coordinates(simple, return_index=True)
+    corners = centre[owner] + (corners - centre[owner]) * scale[owner, None]
     rings = []
-    for polygon, middle, factor in zip(simple, centre, scale, strict=True):
-        x, y = (middle + (shapely.get_coordinates(polygon)[:-1] - middle) * factor).T
+    for ring in np.split(corners, np.flatnonzero(np.diff(owner)) + 1):
+        x, y = ring[:-1].T
         rings.append((x, y) if _area(x, y) > 0 else (x[::-1], y[::-1]))
     return rings
 
@@ -1107,14 +1124,14 @@ def _peaks(values, picture, enough=0):
         return []
     above = np.where(finite, values - local_sky(values, finite), 0)
     smooth = ndimage.gaussian_filter(above, 1.0)
-    noise = 1.4826 * np.median(np.abs(smooth - np.median(smooth)))
+    noise = 1.4826 * median(np.abs(smooth - median(smooth.ravel())).ravel())
     radius = int(CORE_APERTURE)
     places = _local_maxima(smooth, max(20 * noise, 1e-30), radius)
     if picture:  # in pictures, white is no measurement
         places = [(y, x) for y, x in places if values[y - 2 : y + 3, x - 2 : x + 3].max() < 250]
     if len(places) < enough:
         return []
-    sigma = 0.0 if picture else 1.4826 * np.median(np.abs(above[finite]))
+    sigma = 0.0 if picture else 1.4826 * median(np.abs(above[finite]))
     found = []
     for y, x in places:
         shape = (np.nan, np.nan) if picture else core_concentration(_around(above, x, y), 12, 12, sigma)
@@ -1163,21 +1180,27 @@ def _core(light, x, y):
     radius : float
         Half-light radius within `CORE_APERTURE`, NaN without light.
     """
-    reach = int(CORE_APERTURE) + 2
     for _ in range(4):
-        top, left = max(0, round(y) - reach), max(0, round(x) - reach)
-        part = np.maximum(light[top : round(y) + reach + 1, left : round(x) + reach + 1], 0)
-        rows, columns = np.arange(part.shape[0]) + (top - y), np.arange(part.shape[1]) + (left - x)
-        distance = np.hypot(rows[:, None], columns)
-        near = part * (distance <= 3)
-        total = near.sum(dtype=float)
+        part, rows, columns = _part(light, x, y, 4)
+        near = part * (rows[:, None] ** 2 + columns**2 <= 3**2)
+        by_column, by_row = near.sum(axis=0, dtype=float), near.sum(axis=1, dtype=float)
+        total = by_column.sum()
         if total <= 0:
             return 0.0, np.nan
         last = x, y
-        x, y = x + near.sum(axis=0) @ columns / total, y + near.sum(axis=1) @ rows / total
+        x, y = x + by_column @ columns / total, y + by_row @ rows / total
     x, y = last
-    core = part[distance <= 1.5].mean(dtype=float)
-    return float(core), half_light_radius(part * (distance <= CORE_APERTURE), x - left, y - top)
+    part, rows, columns = _part(light, x, y, int(CORE_APERTURE) + 2)
+    square = rows[:, None] ** 2 + columns**2
+    core = part[square <= 1.5**2].mean(dtype=float)
+    return float(core), half_light_radius(part * (square <= CORE_APERTURE**2), -columns[0], -rows[0])
+
+
+def _part(light, x, y, reach):
+    """The pixels within `reach` of a place, negative ones as 0, and how far their rows and columns are from it."""
+    top, left = max(0, round(y) - reach), max(0, round(x) - reach)
+    part = np.maximum(light[top : round(y) + reach + 1, left : round(x) + reach + 1], 0)
+    return part, np.arange(part.shape[0]) + (top - y), np.arange(part.shape[1]) + (left - x)
 
 
 def _fit_stars(core, radius):

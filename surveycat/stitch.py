@@ -128,6 +128,8 @@ def stitch(found, grid):
         Sorted by position.  What needs a second look is marked in `look`; if nothing does, this is the end.
     """
     found = found.select(found.area > 0)
+    if len(grid) == 1 and not np.any(found.tile):
+        return _of_one_tile(found, grid)
     home = ~found.cut & _at_home(found, grid)
     i, j, iou = _matches(found)
     rank = _rank(found, ~home)
@@ -148,6 +150,23 @@ def stitch(found, grid):
         seen_tile=seen_tile,
     )
     return _finish_if_settled(_mark_looks(_flag_capped(objects, found.capped), grid), grid)
+
+
+def _of_one_tile(found, grid):
+    """The objects of an image that is one tile: nothing is cut or matches, and nothing needs a second look."""
+    n = len(found)
+    once = np.ones(n, dtype=np.int32)
+    objects = Objects(
+        detections=found,
+        n_seen=once,
+        n_tiles=once,
+        host=np.full(n, -1),
+        flags=np.zeros(n, dtype=np.int32),
+        look=np.full(n, -1, dtype=np.int16),
+        seen_object=np.arange(n),
+        seen_tile=np.zeros(n, dtype=np.int64),
+    )
+    return _flag_edges(_flag_capped(objects, found.capped), grid).select(_by_position(found))
 
 
 def second_looks(objects, grid):

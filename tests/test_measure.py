@@ -230,6 +230,14 @@ def test_neighbours_do_not_raise_the_sky():
     assert table["flux_r"][0] == pytest.approx(galaxy[galaxy > 5].sum(), rel=0.02)
 
 
+def test_sky_begins_three_pixels_beyond_the_footprint():
+    """Protects the rim of the window, and masks that fill it: the same pixels as by scipy's dilation."""
+    for shape, share in (((1, 1), 1.0), ((2, 9), 0.2), ((40, 31), 0.005), ((12, 12), 1.0)):
+        mask = np.random.default_rng(6).random(shape) < share
+        near = ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=3)
+        assert np.array_equal(measure._beyond(mask), ~near)
+
+
 def test_sky_of_an_eight_bit_picture_is_finer_than_its_steps():
     """A median would give whole counts, and a wrong flux for every large galaxy."""
     sky = np.rint(np.random.default_rng(4).normal(12.37, 2, (64, 64)))

@@ -11,7 +11,7 @@ from surveycat import measure
 from surveycat.calibration import Calibration
 from surveycat.catalog import FLAGS
 from surveycat.measure import Footprint
-from surveycat.photometry import Crowd, concentration, gini, likelihood_ratio, mirrored, sky_and_noise
+from surveycat.photometry import MANY, Crowd, concentration, gini, likelihood_ratio, median, mirrored, sky_and_noise
 
 NOISE = 2.0
 
@@ -173,6 +173,16 @@ def test_noise_of_the_sky():
     assert sky == pytest.approx(30, abs=0.15) and noise == pytest.approx(4, rel=0.03)
     assert error == pytest.approx(0.04, rel=0.05)
     assert np.isnan(sky_and_noise(values, np.zeros(values.shape, bool))[1:]).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 301, MANY, MANY + 1])
+@pytest.mark.parametrize("kind", ["noise", "steps", "sorted", "constant", "sample misleads"])
+def test_median_is_that_of_numpy(n, kind):
+    """The short cut for many values is exact, also where the sample at which it looks first misleads."""
+    values = np.random.default_rng(n).normal(100, 20, n).astype(np.float32)
+    values = {"noise": values, "steps": np.rint(values), "sorted": np.sort(values), "constant": np.full(n, 3.5),
+              "sample misleads": np.where(np.arange(n) % 16, values, 1e4)}[kind]  # fmt: skip
+    assert median(values) == np.median(values)
 
 
 # --- stars and galaxies ---

@@ -353,6 +353,15 @@ def test_edge_of_the_image_is_flagged_and_cuts_nothing():
     assert (objects.flags[order] & EDGE_TRUNCATED > 0).tolist() == [True, False, True]
 
 
+def test_image_of_one_tile_needs_no_rules():
+    """Protects the short way for small pictures: the rows of the long one, that a window of the tile takes."""
+    grid, rng = TileGrid((256, 240)), np.random.default_rng(5)
+    detector = crowd(rng, grid.shape, 20, (3, 60))
+    found = look_at(detector, grid.tiles(), grid).replace(capped=np.array([0]))
+    short = stitch(found, grid)
+    assert rows(short) == rows(stitch(found.replace(tile=np.full(len(found), -1)), grid)) and len(short) > 10
+
+
 def test_cap_is_never_silent():
     """Protects rule 7: all that was seen in a capped tile carries the flag, nothing else does."""
     grid = TileGrid((700, 700))

@@ -202,7 +202,7 @@ def fit(trainer, network, source, out, first, steps, save_every=500, validate=No
                     say({"step": step, **validate()})
 
 
-def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0):
+def train(scenes, out, steps, batch_size, peak, warmup, start=None, heads_only=False, seed=0):
     """Train boxes and masks, from the last checkpoint of `out` if there is one.
 
     Parameters
@@ -215,6 +215,8 @@ def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0):
         Largest learning rate.
     start : path, optional
         HDF5 file with the weights to begin from.
+    heads_only : bool
+        Leave the backbone as it is: for fine-tuning what is already good.
     seed : int
         Of weights, order and augmentation.
     """
@@ -226,8 +228,9 @@ def train(scenes, out, steps, batch_size, peak, warmup, start=None, seed=0):
     if start:
         load_arrays(network, start)
     (out / "config.json").write_text(config.to_json())
-    parts = [part for name, part in network.parts.items() if name != "class_head"]
-    trainer = Trainer(parts, functools.partial(training_losses, network), LOSS_WEIGHTS)
+    left_alone = {"class_head", "backbone"} if heads_only else {"class_head"}
+    parts = [part for name, part in network.parts.items() if name not in left_alone]
+    trainer = Trainer(parts, functools.partial(training_losses, network, heads_only=heads_only), LOSS_WEIGHTS)
     compile_trainer(trainer, peak, steps, warmup)
     first = restore_checkpoint(out, network, trainer.optimizer)
     fit(trainer, network, batches(scenes, "train", batch_size, seed + first), out, first, steps)
@@ -243,6 +246,7 @@ def main():
     parser.add_argument("--peak", type=float, default=1e-3)
     parser.add_argument("--warmup", type=int, default=300)
     parser.add_argument("--start")
+    parser.add_argument("--heads-only", action="store_true", help="leave the backbone as it is")
     parser.add_argument("--seed", type=int, default=0)
     train(**vars(parser.parse_args()))
 

@@ -247,7 +247,7 @@ def mask_targets(batch, truth, side):
     return ops.reshape(sampled, (-1, truth.shape[1], side, side))
 
 
-def training_losses(network, batch, proposals=48):
+def training_losses(network, batch, proposals=48, heads_only=False):
     """The losses of boxes and masks; the class head is trained by itself, see `training.classes`.
 
     Parameters
@@ -260,13 +260,17 @@ def training_losses(network, batch, proposals=48):
         ``roi_index`` (B, P), ``roi_valid`` (B, P).
     proposals : int
         RPN proposals a tile.
+    heads_only : bool
+        Whether the backbone stays as it is, its normalisations included.
 
     Returns
     -------
     dict of str to tensor, shape ()
         ``rpn_score``, ``rpn_box``, ``score``, ``box``, ``mask``.
     """
-    levels = network.parts["backbone"](network.normalise(batch["image"]), training=True)
+    levels = network.parts["backbone"](network.normalise(batch["image"]), training=not heads_only)
+    if heads_only:
+        levels = [ops.stop_gradient(level) for level in levels]
     rpn_logits, rpn_deltas = network.rpn_outputs(levels, training=True)
     rpn_score, rpn_box = rpn_losses(network, rpn_logits, rpn_deltas, batch)
     anchors = ops.convert_to_tensor(network.anchors)

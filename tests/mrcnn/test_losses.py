@@ -1,11 +1,14 @@
 """What training must and must not see."""
 
+import functools
+
 import numpy as np
 from keras import ops
 
 from surveycat.mrcnn import losses
 from surveycat.mrcnn.losses import training_losses
 from training.classes import class_losses
+from training.train import LOSS_WEIGHTS, Trainer, compile_trainer
 
 
 def make_batch(config, images):
@@ -36,6 +39,21 @@ def test_losses_are_finite_with_and_without_objects(small_network, small_config,
     values = training_losses(small_network, batch, proposals=16)
     assert all(np.isfinite(float(value)) for value in values.values())
     assert float(values["rpn_box"]) == float(values["mask"]) == 0.0
+
+
+def test_a_backbone_left_alone_does_not_move(small_network, small_config, tiles):
+    """With `heads_only` neither its weights nor the statistics of its normalisations change; those of the heads do."""
+    before = {name: part.get_weights() for name, part in small_network.parts.items()}
+    parts = [small_network.parts[name] for name in ("rpn", "box_head", "mask_head")]
+    losses_of = functools.partial(training_losses, small_network, proposals=16, heads_only=True)
+    trainer = Trainer(parts, losses_of, LOSS_WEIGHTS)
+    compile_trainer(trainer, peak=1e-3, steps=2, warmup=1)
+    trainer.train_on_batch(make_batch(small_config, tiles[:2]))
+
+    def moved(name):
+        return any((a != b).any() for a, b in zip(before[name], small_network.parts[name].get_weights(), strict=True))
+
+    assert [name for name in before if moved(name)] == ["rpn", "box_head", "mask_head"]
 
 
 def test_ignored_centres_are_left_out():

@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from surveycat.contrast import as_shown
+
 TILE = 256
 
 
@@ -25,7 +27,7 @@ def as_tile(image):
 
 
 def look(detector, images, min_score=0.5, stop=lambda: False):
-    """Run a detector on pictures, batch by batch.
+    """Run a detector on pictures, batch by batch, shown to it as `surveycat.run` shows them.
 
     Parameters
     ----------
@@ -45,7 +47,7 @@ def look(detector, images, min_score=0.5, stop=lambda: False):
     """
     batch = []
     for image in images:
-        batch.append(as_tile(image))
+        batch.append(as_tile(as_shown(image)))
         if len(batch) == detector.batch_size:
             yield from _one_batch(detector, batch, min_score)
             batch = []

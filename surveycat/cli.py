@@ -120,11 +120,12 @@ def _skyserver_options(command):
 
 
 def _skyserver(skyserver, release, cache, no_cache, rate):
-    """Make the client that the options ask for."""
+    """Make the client that the options ask for; it is closed at the end, so that nothing outlives an interruption."""
     from surveycat.cache import default_cache
     from surveycat.skyserver import SkyServer
 
-    return SkyServer(skyserver, release, cache=None if no_cache else cache or default_cache(), rate=rate)
+    cache = None if no_cache else cache or default_cache()
+    return contextlib.closing(SkyServer(skyserver, release, cache=cache, rate=rate))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -249,9 +250,10 @@ def match(catalogue, reference, out, quiet, prefixes, skyserver, release, cache,
     from surveycat.match import match as identify
 
     options["prefixes"] = _two_words("--prefixes", prefixes)
-    if reference == "sdss":
-        options["service"] = _skyserver(skyserver, release, cache, no_cache, rate)
-    result = identify(catalogue, reference, out, cache=cache, **options)
+    with contextlib.ExitStack() as stack:
+        if reference == "sdss":
+            options["service"] = stack.enter_context(_skyserver(skyserver, release, cache, no_cache, rate))
+        result = identify(catalogue, reference, out, cache=cache, **options)
     if not quiet:
         found = result.meta["match"]
         click.echo(
@@ -287,14 +289,14 @@ def fetch(ra, dec, size, out, quiet, pixel_scale, overwrite, **service):
     """
     from surveycat.mosaic import fetch as get
 
-    with _progress(quiet) as progress:
+    with _progress(quiet) as progress, _skyserver(**service) as client:
         got = get(
             ra,
             dec,
             _sides(size),
             out,
             pixel_scale=pixel_scale,
-            service=_skyserver(**service),
+            service=client,
             overwrite=overwrite,
             progress=progress,
         )

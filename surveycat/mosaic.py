@@ -19,6 +19,7 @@ import contextlib
 import io
 import logging
 import math
+import os
 import tempfile
 from pathlib import Path
 from xml.sax.saxutils import escape
@@ -26,7 +27,7 @@ from xml.sax.saxutils import escape
 import numpy as np
 
 from surveycat import catalog
-from surveycat.errors import OptionError, OutsideFootprint, PositionError
+from surveycat.errors import OptionError, OutputError, OutsideFootprint, PositionError
 from surveycat.skyserver import ALL_BLACK, SCALE, SCALES, SIZES, SkyServer
 from surveycat.wcs import pixel_to_sky, tan_wcs
 
@@ -81,18 +82,23 @@ def fetch(ra, dec, size, out, *, pixel_scale=SCALE, service=None, overwrite=Fals
     out = catalog.check_output(out, overwrite, known=FORMATS)
     shape = _checked_shape(ra, dec, size, pixel_scale, out)
     wcs = tan_wcs(shape, ra, dec, pixel_scale)
-    service = service or SkyServer()
-    if _is_one_cutout(shape, pixel_scale):
-        cutout = service.cutout(ra, dec, shape[1], shape[0], pixel_scale)
-        pixels, data, black, count = cutout.pixels, cutout.data, cutout.black, 1
-        _save(pixels, wcs, out, data)
-    else:
-        with _canvas(shape) as pixels:
-            count, black = _fill(pixels, wcs, pixel_scale, service, progress)
-            _save(pixels, wcs, out)
+    with contextlib.nullcontext(service) if service else contextlib.closing(SkyServer()) as service:
+        count, black = _fetch(wcs, shape, pixel_scale, out, service, progress)
     if black > 0:
         log.warning("%.1f %% of the field has no image in SDSS and is black", 100 * black)
     return {"path": out, "shape": shape, "wcs": wcs, "cutouts": count, "black": black}
+
+
+def _fetch(wcs, shape, pixel_scale, out, service, progress):
+    """Fetch what a field is made of and write it; gives the number of cutouts and the share that stayed black."""
+    if _is_one_cutout(shape, pixel_scale):
+        cutout = service.cutout(*map(float, wcs.wcs.crval), shape[1], shape[0], pixel_scale)
+        _save(cutout.pixels, wcs, out, cutout.data)
+        return 1, cutout.black
+    with _canvas(shape) as pixels:
+        count, black = _fill(pixels, wcs, pixel_scale, service, progress)
+        _save(pixels, wcs, out)
+    return count, black
 
 
 def _checked_shape(ra, dec, size, pixel_scale, out):
@@ -129,8 +135,19 @@ def _canvas(shape):
         yield np.zeros((*shape, 3), np.uint8)
         return
     with tempfile.TemporaryFile(prefix="surveycat-") as file:
-        file.truncate(3 * shape[0] * shape[1])
+        _reserve(file, 3 * shape[0] * shape[1])
         yield np.memmap(file, np.uint8, "r+", shape=(*shape, 3))
+
+
+def _reserve(file, n_bytes):
+    """Give a file its size on the disk now: a write to a mapped file ends the process where the disk is full."""
+    try:
+        os.posix_fallocate(file.fileno(), 0, n_bytes)
+    except OSError as error:
+        raise OutputError(
+            f"a field of this size needs {n_bytes / 2**30:.1f} GiB in {tempfile.gettempdir()} ({error.strerror}): free "
+            "space there, name another folder by the environment variable TMPDIR, or give a smaller --size"
+        ) from error
 
 
 def _fill(pixels, wcs, pixel_scale, service, progress):

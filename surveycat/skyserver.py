@@ -205,18 +205,18 @@ class SkyServer:
             Its picture, or why there is none; in the order in which they come.
         """
         places, pending = iter(places), {}
-        with ThreadPoolExecutor(self.concurrency, thread_name_prefix="surveycat-fetch") as pool:
-            try:
-                while True:
-                    while len(pending) < 2 * self.concurrency and (place := next(places, None)) is not None:
-                        key, ra, dec = place
-                        pending[pool.submit(self.cutout, ra, dec, **options)] = key
-                    if not pending:
-                        return
-                    for done in wait(pending, return_when=FIRST_COMPLETED).done:
-                        yield pending.pop(done), _outcome(done)
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        pool = ThreadPoolExecutor(self.concurrency, thread_name_prefix="surveycat-fetch")
+        try:
+            while True:
+                while len(pending) < 2 * self.concurrency and (place := next(places, None)) is not None:
+                    key, ra, dec = place
+                    pending[pool.submit(self.cutout, ra, dec, **options)] = key
+                if not pending:
+                    return
+                for done in wait(pending, return_when=FIRST_COMPLETED).done:
+                    yield pending.pop(done), _outcome(done)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # whoever stops taking does not wait for the others
 
     # Tables -----------------------------------------------------------------------------------------------
 

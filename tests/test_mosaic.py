@@ -1,6 +1,8 @@
 """Fields put together from cutouts: every pixel where the WCS says, in every format."""
 
+import errno
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -138,6 +140,32 @@ def test_a_failing_cutout_leaves_nothing(tmp_path, monkeypatch):
     with Loopback(Sky([]), manners) as server, pytest.raises(ServiceError, match="HTTP 503"):
         fetch(30.0, 0.0, 5.0, tmp_path / "field.png", pixel_scale=1.0, service=service(server, attempts=2))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_nothing_is_asked_again_after_the_end(tmp_path, monkeypatch):
+    """A command that ends early, by a refusal or Ctrl-C, does not wait for cutouts that are being asked for again."""
+    in_small_cutouts(monkeypatch, 100)
+    with Loopback(Sky([]), lambda kind, number, parameters: "busy-503" if number else "small") as server:
+        words = ["--size", "5", "--pixel-scale", "1", "--no-cache", "--skyserver", server.url]
+        done = CliRunner().invoke(main, ["fetch", "--ra", "30", "--dec", "0", "--out", str(tmp_path / "f.png"), *words])
+        for thread in threading.enumerate():
+            if thread.name.startswith("surveycat-fetch"):
+                thread.join(30)
+        assert done.exit_code == 1 and "was the size clamped" in done.stderr
+        assert len(server.requests) < 10  # six attempts for each of the four that were under way would be more
+
+
+def test_a_full_disk_is_noticed_before_anything_is_fetched(tmp_path, monkeypatch):
+    """A large field is put together in a file, whose room on the disk is taken first."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("surveycat.mosaic.IN_MEMORY", 0)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    with Loopback(Sky([])) as server, pytest.raises(OutputError, match="No space left on device.*TMPDIR"):
+        fetch(30.0, 0.0, 50.0, tmp_path / "field.png", pixel_scale=1.0, service=service(server))
+    assert server.requests == [] and list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

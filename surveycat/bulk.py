@@ -20,11 +20,12 @@ import numpy as np
 
 from surveycat import __version__
 from surveycat.cutouts import Survey, file_scale, source_of
-from surveycat.dataset import Store, check_place, is_outcome, plain, rows_table
+from surveycat.dataset import Store, check_place, is_outcome, rows_table
 from surveycat.dispatch import TIMEOUT, at_work, cluster, n_workers, network_of, on_workers
 from surveycat.errors import OptionError, RunFailed, SurveycatError
 from surveycat.mrcnn.detector import DetectorSpec
 from surveycat.outcome import DOWNLOAD, Job, Outcome, in_one_line, nothing, outcomes
+from surveycat.partitions import plain
 from surveycat.sampling import FINEST, WANTED
 from surveycat.skyserver import SCALE
 from surveycat.targets import Targets, columns_of, read_targets

@@ -11,13 +11,14 @@ to whose list rows were added, become one dataset::
         dataset/Norder=4/Dir=0/Npix=1153.parquet  the rows, by HEALPix cell of their position
         hats.properties, partition_info.csv       what LSDB wants to know
 
-It is put together beside its place, counted, and then moved there, so that ``out`` always is one whole dataset.
+It is put together beside its place (`surveycat.partitions`), counted, and then moved there, so that ``out`` always is
+one whole dataset.
 """
 
 import contextlib
 import csv
 import fcntl
-import functools
+import itertools
 import json
 import logging
 import os
@@ -29,24 +30,15 @@ import numpy as np
 
 from surveycat import catalog
 from surveycat.errors import OptionError, OutputError, RunFailed
-from surveycat.primary import primary
+from surveycat.partitions import INDEX, Growing, column_of, plain, said_of, to_arrow, write_partitions
 from surveycat.unfinished import partial_folder
 
-__all__ = ["OUTCOMES", "Store", "check_place", "is_outcome", "plain", "rows_table"]
+__all__ = ["OUTCOMES", "Store", "check_place", "is_outcome", "rows_table"]
 
 OUTCOMES = ("detected", "undetected", "failed")
-INDEX = "_healpix_29"  # what hats calls its index: HEALPix cell of order 29
-EXTRA = {
-    "cutout_id": ("", "meta.id", "Target in whose cutout, or image in which, the object was found"),
-    "target_id": ("", "meta.id.cross", "The target, if the object is the one on it, else 0 or empty"),
-    "is_target": ("", "meta.code", "Whether the object is the one on the target"),
-    "target_separation": ("arcsec", "pos.angDistance", "Distance of the centroid from the target of its cutout"),
-    "is_primary": ("", "meta.code", "Whether it is the one to count of all views of the same galaxy"),
-    INDEX: ("", "pos.healpix", "HEALPix cell of order 29, nested"),
-}
 OUTCOME_COLUMNS = ["id", "ra", "dec", "outcome", "n_detections", "attempts", "stage", "reason"]
-MADE_LAST = (INDEX, "name", "is_primary", "target_id")
-SOURCES_OPEN = 12  # tables of parts that are kept in memory while partitions are written
+DONE_COLUMNS = ["id", "ra", "dec", "outcome", "attempts"]  # what is needed to go on
+ROWS_AT_ONCE = 2**14
 
 log = logging.getLogger(__name__)
 
@@ -84,20 +76,12 @@ def rows_table(measured, ids):
                 for columns, n in zip(measured, counts, strict=True)
             ]
         arrays.append(_joined(name, values))
-        fields.append(pa.field(name, arrays[-1].type, metadata=_said_of(name)))
+        fields.append(pa.field(name, arrays[-1].type, metadata=said_of(name)))
     return pa.Table.from_arrays(arrays, schema=pa.schema(fields))
 
 
-_column = functools.lru_cache(None)(catalog.column_of)  # the same names are looked up for every part
-
-
-def _is_ours(name):
-    """Whether a column is not one that was carried along from an earlier list."""
-    return name in EXTRA or _column(name) is not None
-
-
 def _missing(name, n):
-    column = _column(name)
+    column = column_of(name)
     return np.full(n, np.nan if column is None else column.fill)
 
 
@@ -105,7 +89,7 @@ def _joined(name, values):
     """Join the arrays of a column and bring them to the type of the schema."""
     import pyarrow as pa
 
-    column = _column(name)
+    column = column_of(name)
     if column is not None and column.dtype == catalog.LIST:
         rows = [row for array in values for row in array]
         offsets = np.concatenate([[0], np.cumsum([len(row) for row in rows], dtype=np.int64)]).astype(np.int32)
@@ -116,25 +100,7 @@ def _joined(name, values):
     joined = np.concatenate(values) if values else np.empty(0)
     if column is not None:
         joined = joined.astype(column.dtype)
-    return _arrow(joined)
-
-
-def _arrow(values):
-    """Bring an array of numbers or text to Arrow; text stays text where there is none."""
-    import pyarrow as pa
-
-    values = np.asarray(values)
-    return pa.array(values.tolist(), pa.string()) if values.dtype.kind == "U" else pa.array(values)
-
-
-def _said_of(name):
-    """Unit, UCD and description of a column, for the metadata of its field."""
-    column = _column(name)
-    if column is not None:
-        said = (column.unit, column.ucd, column.description)
-    else:
-        said = EXTRA.get(name, ("", "", ""))
-    return {key: value for key, value in zip(("unit", "ucd", "description"), said, strict=True) if value}
+    return to_arrow(joined)
 
 
 def _outcomes_table(ids, ra, dec, outcomes, n_detections, attempts, stages, reasons):
@@ -143,7 +109,7 @@ def _outcomes_table(ids, ra, dec, outcomes, n_detections, attempts, stages, reas
 
     return pa.table(
         {
-            "id": _arrow(ids),
+            "id": to_arrow(ids),
             "ra": np.asarray(ra, float),
             "dec": np.asarray(dec, float),
             "outcome": pa.array(list(outcomes), pa.string()),
@@ -156,12 +122,8 @@ def _outcomes_table(ids, ra, dec, outcomes, n_detections, attempts, stages, reas
 
 
 def _write(table, path):
-    import pyarrow.parquet
-
-    with open(path, "wb") as file:
-        pyarrow.parquet.write_table(table, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
+    with contextlib.closing(Growing(path)) as file:
+        file.add(table)
 
 
 def _read(path, columns=None):
@@ -174,25 +136,6 @@ def _read(path, columns=None):
 
 def _total(column):
     return int(column.to_numpy().sum())
-
-
-def plain(column):
-    """Give a column of Arrow as numpy: text as str, not as objects.
-
-    Parameters
-    ----------
-    column : `pyarrow.ChunkedArray`
-        Without nulls.
-
-    Returns
-    -------
-    ndarray
-    """
-    import pyarrow as pa
-
-    if pa.types.is_string(column.type):
-        return np.array(column.to_pylist(), dtype=str) if len(column) else np.empty(0, "U1")
-    return column.to_numpy()
 
 
 def is_outcome(done, outcome):
@@ -316,7 +259,7 @@ class Store:
             if targets is None:
                 continue
             try:
-                table = _read(targets, OUTCOME_COLUMNS)
+                table = _read(targets, [*DONE_COLUMNS, "n_detections"])
                 if rows is not None and _n_rows(rows) != _total(table["n_detections"]):
                     raise ValueError("its rows are not those that were counted")
             except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -325,8 +268,29 @@ class Store:
                 log.warning("%s is damaged (%s); its targets are done again", targets.parent, error)
                 shutil.rmtree(targets.parent)
                 continue
-            tables.append(table)
-        return _latest(pa.concat_tables(tables)) if tables else None
+            tables.append(table.select(DONE_COLUMNS))
+        if not tables:
+            return None
+        table = pa.concat_tables(tables)
+        return table.filter(pa.array(_is_latest(table)))
+
+    def outcomes(self):
+        """Yield what became of the targets so far, some thousands at a time."""
+        import pyarrow as pa
+
+        paths = [targets for _, targets in self.sources() if targets is not None]
+        if not paths:
+            return
+        light = ["id", "outcome", "attempts"]
+        latest, start = _is_latest(pa.concat_tables([_read(path, light) for path in paths])), 0
+        waiting = []
+        for table in (table for path in paths for table in _row_groups(path, OUTCOME_COLUMNS)):
+            waiting.append(table.filter(pa.array(latest[start : start + len(table)])))
+            start += len(table)
+            if sum(map(len, waiting)) >= ROWS_AT_ONCE:
+                yield pa.concat_tables(waiting)
+                waiting = []
+        yield from [pa.concat_tables(waiting)] if waiting else []
 
     def add(self, rows, outcomes):
         """Keep what was found in some cutouts and what became of their targets; the part appears whole or not at all.
@@ -391,10 +355,11 @@ class Store:
         shutil.rmtree(following, ignore_errors=True)
         try:
             following.mkdir()
-            done = self.done()
-            counts, partitions = _write_dataset(self, following / "dataset", done, targets, keep, order)
-            counts |= _write_targets(following, done, targets, refused)
-            _check_counts(counts, done, targets, refused)
+            paths = [rows for rows, _ in self.sources() if rows is not None]
+            counts, partitions = write_partitions(paths, following / "dataset", targets, keep, order)
+            outcomes, n_detections = _write_targets(following, self.outcomes(), targets, refused)
+            counts |= outcomes
+            _check_counts(counts, n_detections, targets)
             manifest = {"state": "finished", "made_with": self.made_with, **about, "counts": counts}
             manifest |= {"healpix_order": order, "partitions": partitions}
             _write_hats(following, self.out.name, counts["detections"], order, partitions)
@@ -473,181 +438,57 @@ def _n_rows(path):
         return pyarrow.parquet.ParquetFile(file).metadata.num_rows
 
 
-def _latest(table):
-    """Keep one outcome for each target: that of the last attempt."""
+def _row_groups(path, columns):
+    """Read a file piece by piece."""
+    import pyarrow.parquet
+
+    with open(path, "rb") as file:
+        file = pyarrow.parquet.ParquetFile(file)
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group, columns=columns)
+
+
+def _is_latest(table):
+    """Tell for each outcome whether it is that of the last attempt at its target."""
     ids = plain(table["id"])
     order = np.lexsort([table["attempts"].to_numpy(), ~is_outcome(table, "failed"), ids])
-    last = np.append(ids[order][1:] != ids[order][:-1], True)
-    return table.take(np.sort(order[last]))
+    latest = np.empty(len(ids), bool)
+    latest[order] = np.append(ids[order][1:] != ids[order][:-1], True)
+    return latest
 
 
 # Putting the dataset together -----------------------------------------------------------------------------
 
 
-def _write_dataset(store, folder, done, targets, keep, order):
-    """Write the rows of all sources by HEALPix cell; gives counts and the list of partitions."""
-    paths = [rows for rows, _ in store.sources() if rows is not None]
-    rows = _all_rows(paths, store)
-    cells = rows["index"] >> 2 * (29 - order)
-    final = np.lexsort([rows["local"], rows["cutout"], rows["index"]])
-    place = np.empty(len(final), np.int64)
-    place[final] = np.arange(1, len(final) + 1)
-    rows["id"], rows["host"] = place, np.where(rows["host"] < 0, 0, place[rows["host"]])
-    # Here memory grows with the number of rows: what is not needed any more goes.
-    rows["primary"] = primary(**{name: rows.pop(name) for name in ("ra", "dec", "cutout", "area", "flags", "rank")})
-    open_source = functools.lru_cache(SOURCES_OPEN)(_read)
-    edges = np.flatnonzero(np.diff(cells[final], prepend=-1, append=-1))
-    partitions, files = [], []
-    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        these, cell = final[start:stop], int(cells[final[start]])
-        table = _gathered(these, rows, paths, open_source)
-        table = _with_kept(table, targets, keep)
-        path = folder / f"Norder={order}" / f"Dir={cell // 10000 * 10000}" / f"Npix={cell}.parquet"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _write(table, path)
-        partitions.append({"path": str(path.relative_to(folder.parent)), "Npix": cell, "rows": len(table)})
-        files.append((path, len(table)))
-    _write_common(folder, open_source, paths, table if partitions else None)
-    for path, count in files:
-        if _n_rows(path) != count:
-            raise RunFailed(f"{path} has {_n_rows(path)} rows instead of {count}: is the disk sound? Go on by --resume")
-    counts = {"detections": len(final), "on_target": int(rows["target"].sum()), "primary": int(rows["primary"].sum())}
-    return counts, partitions
-
-
-def _all_rows(paths, store):
-    """Read what is needed to order all rows: arrays by name, one value per row, sources in order."""
-    from astropy_healpix import healpy
-
-    names = ("ra", "dec", "cutout_id", "id", "host", "is_target", "target_separation", "score", "flags", "area")
-    parts, old = [], []
-    for number, path in enumerate(paths):
-        table = _read(path, list(names))
-        part = {name: plain(table[name]) for name in names}
-        part["source"] = np.full(len(table), number, np.int32)
-        part["at"] = np.arange(len(table), dtype=np.int32)
-        parts.append(part)
-        old.append(np.full(len(table), store.parts not in path.parents))
-    if not parts:
-        parts = [{name: np.empty(0, np.int64) for name in (*names, "source", "at")}]
-        old = [np.empty(0, bool)]
-    rows = {name: np.concatenate([part.pop(name) for part in parts]) for name in list(parts[0])}  # never both at once
-    was_published = np.concatenate(old)
-    rows["cutout"] = np.unique(rows.pop("cutout_id"), return_inverse=True)[1].astype(np.int32)
-    rows["host"], rows["local"] = (numbers.astype(np.int32) for numbers in _hosts(rows, was_published))
-    del rows["id"]
-    rows["index"] = (
-        healpy.ang2pix(2**29, rows["ra"], rows["dec"], nest=True, lonlat=True)
-        if len(was_published)
-        else (np.empty(0, np.int64))
-    )
-    rows["target"] = rows.pop("is_target").astype(bool)
-    truncated = rows["flags"] >> catalog.FLAGS["edge_truncated"] & 1
-    separation = np.nan_to_num(rows.pop("target_separation"), nan=np.inf)
-    best_first = np.lexsort([rows["local"], rows["cutout"], -rows.pop("score"), separation, truncated, ~rows["target"]])
-    rows["rank"] = np.empty(len(best_first), np.int32)
-    rows["rank"][best_first] = np.arange(len(best_first), dtype=np.int32)
-    return rows
-
-
-def _hosts(rows, was_published):
-    """Give for each row the position of its host among all rows, -1 without one, and its number in its cutout.
-
-    In a part an id counts the rows of its cutout, in a dataset all rows.
-    """
-    positions = np.arange(len(was_published))
-    order = np.lexsort([rows["id"], rows["cutout"]])
-    cutouts = rows["cutout"][order]
-    first = np.flatnonzero(np.append(True, cutouts[1:] != cutouts[:-1])) if len(order) else order
-    start = np.repeat(first, np.diff(np.append(first, len(order))))
-    local = np.empty(len(order), np.int64)
-    local[order] = positions - start
-    start_of = np.empty(len(order), np.int64)
-    start_of[order] = start
-    in_cutout = order[np.minimum(start_of + np.maximum(rows["host"] - 1, 0), len(order) - 1)] if len(order) else order
-    published = np.flatnonzero(was_published)
-    by_id = published[np.argsort(rows["id"][published])]
-    in_all = np.full(len(order), -1)
-    if len(published):
-        found = np.searchsorted(rows["id"][by_id], rows["host"][published])
-        in_all[published] = by_id[np.minimum(found, len(by_id) - 1)]
-    return np.where(rows["host"] > 0, np.where(was_published, in_all, in_cutout), -1), local
-
-
-def _gathered(these, rows, paths, open_source):
-    """Give the rows at the positions `these`, in that order, with the columns that are known only now."""
-    import pyarrow as pa
-
-    pieces, positions = [], []
-    for number in np.unique(rows["source"][these]).tolist():
-        mine = these[rows["source"][these] == number]
-        table = open_source(paths[number]).take(rows["at"][mine])
-        pieces.append(table.select([name for name in table.column_names if name not in MADE_LAST and _is_ours(name)]))
-        positions.append(mine)
-    table = pa.concat_tables(pieces, promote_options="default")
-    table = table.take(np.argsort(np.concatenate(positions))).take(np.argsort(np.argsort(these)))
-    ra, dec = table["ra"].to_numpy(), table["dec"].to_numpy()
-    new = {"id": rows["id"][these], "host": rows["host"][these], "name": catalog.iau_name(ra, dec).tolist()}
-    new |= {"is_primary": rows["primary"][these], INDEX: rows["index"][these]}
-    arrays = {name: table[name] for name in table.column_names} | {name: pa.array(v) for name, v in new.items()}
-    none = "" if pa.types.is_string(arrays["cutout_id"].type) else 0
-    arrays["target_id"] = pa.compute.if_else(arrays["is_target"], arrays["cutout_id"], none)
-    names = _in_order(tuple(arrays))
-    fields = [pa.field(name, arrays[name].type, metadata=_said_of(name)) for name in names]
-    return pa.Table.from_arrays([arrays[name] for name in names], schema=pa.schema(fields))
-
-
-@functools.lru_cache(None)
-def _in_order(names):
-    """Order the columns: the index, those of the schema, ours, others."""
-    known = [name for name in catalog.in_order(names) if _column(name)]
-    ours = [name for name in EXTRA if name in names and name != INDEX]
-    return list(dict.fromkeys([INDEX, *known, *ours, *names]))
-
-
-def _with_kept(table, targets, keep):
-    """Add columns of the list, for the rows on targets."""
-
-    if not keep:
-        return table
-    ids = plain(table["cutout_id"])
-    order = np.argsort(targets.id)
-    found = np.minimum(np.searchsorted(targets.id, ids, sorter=order), max(len(order) - 1, 0))
-    on_target = table["is_target"].to_numpy()
-    for name in keep:
-        values = targets.others[name]
-        values = values.astype(str) if values.dtype.kind == "O" else values
-        # No nulls: many readers turn integers with nulls into floating point, which loses ids of 64 bits.
-        none = np.zeros(1, values.dtype)[0] if values.dtype.kind != "f" else np.nan
-        values = np.where(on_target, values[order[found]], none) if len(values) else np.empty(0, values.dtype)
-        called = name if name not in table.column_names else f"list_{name}"
-        table = table.append_column(called, _arrow(values))
-    return table
-
-
-def _write_common(folder, open_source, paths, table):
-    """Write the schema that all partitions have, also where there is none."""
-    import pyarrow.parquet
-
-    folder.mkdir(parents=True, exist_ok=True)
-    if table is not None:
-        pyarrow.parquet.write_metadata(table.schema.remove_metadata(), folder / "_common_metadata")
-
-
 def _write_targets(folder, done, targets, refused):
-    """Write what became of the rows of the list; gives their counts."""
+    """Write what became of the rows of the list; gives the counts of targets, and that of all that was found."""
     import pyarrow as pa
 
-    if done is None:
-        done = _outcomes_table(targets.id[:0], [], [], [], [], [], [], [])
     order = np.argsort(targets.id)
-    place = np.searchsorted(targets.id, plain(done["id"]), sorter=order) if len(done) else np.empty(0, np.int64)
-    done = done.append_column("row", pa.array(targets.row[order[place]], pa.int64()))
-    which = {outcome: is_outcome(done, outcome) for outcome in OUTCOMES}
-    _write(done, folder / "targets.parquet")
-    unmatched = done.filter(pa.array(which["undetected"])).drop_columns(["outcome", "stage", "reason"])
-    _write(unmatched, folder / "unmatched.parquet")
-    failed = done.filter(pa.array(which["failed"]))
+    counts, n_detections, failed = dict.fromkeys(OUTCOMES, 0), 0, []
+    start = _outcomes_table(targets.id[:0], [], [], [], [], [], [], [])
+    with (
+        contextlib.closing(Growing(folder / "targets.parquet")) as all_of_them,
+        contextlib.closing(Growing(folder / "unmatched.parquet")) as unmatched,
+    ):
+        for table in itertools.chain([start], done):
+            place = np.searchsorted(targets.id, plain(table["id"]), sorter=order)
+            table = table.append_column("row", pa.array(targets.row[order[place]], pa.int64()))
+            which = {outcome: is_outcome(table, outcome) for outcome in OUTCOMES}
+            counts = {outcome: counts[outcome] + int(these.sum()) for outcome, these in which.items()}
+            n_detections += _total(table["n_detections"])
+            all_of_them.add(table)
+            unmatched.add(table.filter(pa.array(which["undetected"])).drop_columns(["outcome", "stage", "reason"]))
+            failed.append(table.filter(pa.array(which["failed"])))
+    _write_failures(folder / "failures.parquet", pa.concat_tables(failed), refused)
+    counts["failed"] += len(refused)
+    return {"targets": targets.n_rows, **counts, "failed_in_list": len(refused)}, n_detections
+
+
+def _write_failures(path, failed, refused):
+    """Write which targets failed, and which rows of the list could not be used."""
+    import pyarrow as pa
+
     rows, ids, reasons = (list(values) for values in zip(*refused, strict=True)) if refused else ([], [], [])
     failures = {
         "row": pa.array(failed["row"].to_pylist() + rows, pa.int64()),
@@ -656,15 +497,11 @@ def _write_targets(folder, done, targets, refused):
         "reason": pa.array(failed["reason"].to_pylist() + reasons, pa.string()),
         "attempts": pa.array(failed["attempts"].to_pylist() + [1] * len(rows), pa.int32()),
     }
-    _write(pa.table(failures).sort_by("row"), folder / "failures.parquet")
-    counts = {outcome: int(these.sum()) for outcome, these in which.items()}
-    counts["failed"] += len(refused)
-    return {"targets": targets.n_rows, **counts, "failed_in_list": len(refused)}
+    _write(pa.table(failures).sort_by("row"), path)
 
 
-def _check_counts(counts, done, targets, refused):
+def _check_counts(counts, found, targets):
     """Refuse a dataset whose numbers do not add up."""
-    found = 0 if done is None else _total(done["n_detections"])
     checks = (
         ("targets", counts["targets"], sum(counts[name] for name in OUTCOMES)),
         ("detections", counts["detections"], found),

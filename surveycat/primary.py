@@ -18,39 +18,37 @@ import numpy as np
 from surveycat.catalog import FLAGS
 from surveycat.wcs import unit_vectors
 
-__all__ = ["primary"]
+__all__ = ["LEAST_ARCSEC", "primary", "same_galaxy"]
 
 LEAST_ARCSEC = 1.0  # by which centroids of one small galaxy differ between cutouts
 SAME_AREA = 4.0
 BLOCK = 20_000  # rows whose neighbours are looked for at once
 
 
-def primary(ra, dec, cutout, area, flags, rank):
-    """Choose the view to count of each galaxy.
+def same_galaxy(ra, dec, cutout, area, flags):
+    """Find the pairs of views that are of the same galaxy.
 
     Parameters
     ----------
     ra, dec : ndarray of float64, shape (N,)
         ICRS degrees of the centroid.
-    cutout : ndarray of int64, shape (N,)
+    cutout : ndarray, shape (N,)
         In which cutout it was seen.
     area : ndarray of float64, shape (N,)
         Area of the footprint, arcsec2.
     flags : ndarray of int32, shape (N,)
         As in the catalogue.
-    rank : ndarray of int64, shape (N,)
-        The best view has the lowest.
 
     Returns
     -------
-    ndarray of bool, shape (N,)
-        True for one view of each galaxy.
+    i, j : ndarray of int64, shape (P,)
+        Rows of each pair, ``i < j``.
     """
     from scipy.spatial import cKDTree
 
-    chosen = np.ones(len(ra), bool)
     if not len(ra):
-        return chosen
+        return np.empty((2, 0), np.int64)
+    cutout = np.unique(cutout, return_inverse=True)[1]
     points = np.ascontiguousarray(unit_vectors(ra, dec).T)  # else the tree has a copy
     tree = cKDTree(points)
     pairs = [
@@ -59,8 +57,28 @@ def primary(ra, dec, cutout, area, flags, rank):
     ]
     i, j, apart = (np.concatenate(values) for values in zip(*pairs, strict=True))
     i, j, apart = _undirected(i, j, apart, len(ra))
-    mutual = _nearest(i, cutout[j], apart) & _nearest(j, cutout[i], apart)
-    _take(chosen, i[mutual], j[mutual], rank)
+    who, other = np.concatenate([i, j]), np.concatenate([j, i])
+    mutual = np.logical_and(*np.split(_nearest(who, cutout[other], np.concatenate([apart, apart])), 2))
+    return i[mutual], j[mutual]
+
+
+def primary(i, j, rank):
+    """Choose the view to count of each galaxy.
+
+    Parameters
+    ----------
+    i, j : ndarray of int64, shape (P,)
+        Pairs of views of the same galaxy.
+    rank : ndarray of int64, shape (N,)
+        The best view has the lowest.
+
+    Returns
+    -------
+    ndarray of bool, shape (N,)
+        True for one view of each galaxy.
+    """
+    chosen = np.ones(len(rank), bool)
+    _take(chosen, i, j, rank)
     return chosen
 
 

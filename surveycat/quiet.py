@@ -19,7 +19,7 @@ def start_backend():
     # Several processes share a GPU with others: none takes all of its memory at once. torch never does.
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
-    hide = int(os.environ.get("TF_CPP_MIN_LOG_LEVEL", 0)) >= 2 and sys.stderr is not None
+    hide = int(os.environ.get("TF_CPP_MIN_LOG_LEVEL") or 0) >= 2 and sys.stderr is not None
     with _hidden_stderr() if hide else contextlib.nullcontext():
         import keras
 

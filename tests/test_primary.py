@@ -1,11 +1,14 @@
 """Which of several views of a galaxy counts: one each, whatever the order."""
 
+import itertools
+
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from surveycat.catalog import FLAGS
-from surveycat.primary import primary
+from surveycat.primary import primary, same_galaxy
 
 CUT = 1 << FLAGS["edge_truncated"]
 
@@ -17,7 +20,7 @@ def choose(east_arcsec, cutout, area=None, flags=None, rank=None, ra=0.0, dec=30
     area = np.full(n, 100.0) if area is None else np.array(area, float)
     flags = np.zeros(n, int) if flags is None else np.array(flags)
     rank = np.arange(n) if rank is None else np.array(rank)
-    return primary(ra, np.full(n, dec), np.array(cutout), area, flags, rank).tolist()
+    return primary(*same_galaxy(ra, np.full(n, dec), np.array(cutout), area, flags), rank).tolist()
 
 
 def test_the_best_of_two_views():
@@ -30,6 +33,15 @@ def test_what_one_cutout_shows_twice_stays_two():
     """The network has decided; and each keeps its own partner in another cutout."""
     assert choose([0, 0.5], [3, 3]) == [True, True]
     assert choose([0, 2.0, 0.1, 2.1], [0, 0, 1, 1]) == [True, True, False, False]
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+def test_only_the_nearest_partner_is_taken_in_any_order(order):
+    """A view between two galaxies of another cutout is one of the nearer one, whichever row comes first."""
+    order = list(order)
+    east, cutout, rank = np.array([0, 0.9, 0.5]), np.array([0, 0, 1]), np.array([1, 2, 0])
+    expected = np.array([True, False, True])[order].tolist()
+    assert choose(east[order], cutout[order], rank=rank[order]) == expected
 
 
 def test_a_companion_on_a_disc_is_a_galaxy():
@@ -60,10 +72,11 @@ def test_each_galaxy_counts_once_in_any_order(seed, n_galaxies, n_views):
     cutout = np.tile(np.arange(n_views), n_galaxies)
     area, rank = rng.uniform(60, 150, len(galaxy)), rng.permutation(len(galaxy))
     flags = np.zeros(len(galaxy), int)
-    chosen = primary(ra, np.full(len(ra), dec), cutout, area, flags, rank)
+    chosen = primary(*same_galaxy(ra, np.full(len(ra), dec), cutout, area, flags), rank)
     assert np.bincount(galaxy, chosen, n_galaxies).tolist() == [1] * n_galaxies
     best = [np.flatnonzero(galaxy == g)[rank[galaxy == g].argmin()] for g in range(n_galaxies)]
     assert chosen[best].all()
     order = rng.permutation(len(galaxy))
-    again = primary(ra[order], np.full(len(ra), dec), cutout[order], area[order], flags, rank[order])
+    pairs = same_galaxy(ra[order], np.full(len(ra), dec), cutout[order], area[order], flags)
+    again = primary(*pairs, rank[order])
     assert (again == chosen[order]).all()

@@ -82,6 +82,25 @@ def _log_to_stderr(verbose, quiet):
         logging.captureWarnings(False)
 
 
+class _Angle(click.ParamType):
+    """A coordinate: degrees, or sexagesimal as catalogues print it (a right ascension then in hours)."""
+
+    name = "angle"
+
+    def __init__(self, in_hours=False):
+        self.in_hours = in_hours
+
+    def convert(self, value, param, context):
+        """Turn what was typed into degrees."""
+        from surveycat.positions import angle
+
+        try:
+            return angle(str(value), self.in_hours)
+        except ValueError as error:
+            example = "351.65 or 23:26:36" if self.in_hours else "-0.10 or -00:06:00"
+            self.fail(f"{value!r}, {error}; give {example}", param, context)
+
+
 def _network_options(command):
     """Give a command the options that say which network searches, and how sure it must be."""
     options = (
@@ -149,8 +168,12 @@ def main():
     help="Whether several FITS files are the bands of one image: auto (they are, if their FILTER differs and they show "
     "the same sky), none (each is an image), or the bands' names in the order of the files, such as i,r,g.",
 )
-@click.option("--ra", type=float, help="Right ascension of the image's centre, ICRS degrees: goes before its own WCS.")
-@click.option("--dec", type=float, help="Declination of the centre, ICRS degrees.")
+@click.option(
+    "--ra",
+    type=_Angle(in_hours=True),
+    help="Right ascension of the image's centre, ICRS degrees or h:m:s: goes before its own WCS.",
+)
+@click.option("--dec", type=_Angle(), help="Declination of the centre, ICRS degrees or d:m:s.")
 @click.option("--pixel-scale", type=float, help="Arcseconds per pixel, with --ra and --dec.")
 @click.option(
     "--rotation", type=float, default=0.0, help="Angle from up to north, counter-clockwise, degrees; 0: north up."
@@ -272,8 +295,10 @@ def _two_words(option, text):
 
 
 @main.command()
-@click.option("--ra", type=float, required=True, help="Right ascension of the centre, ICRS degrees.")
-@click.option("--dec", type=float, required=True, help="Declination of the centre, ICRS degrees.")
+@click.option(
+    "--ra", type=_Angle(in_hours=True), required=True, help="Right ascension of the centre, ICRS degrees or h:m:s."
+)
+@click.option("--dec", type=_Angle(), required=True, help="Declination of the centre, ICRS degrees or d:m:s.")
 @click.option("--size", required=True, help="Side of the field in arcmin, or WIDTHxHEIGHT.")
 @click.option("--out", required=True, help="The picture: .jpg, .png or .fits.")
 @click.option("--pixel-scale", type=float, default=0.396127, show_default=True, help="Arcseconds per pixel.")

@@ -163,7 +163,7 @@ def run(
 
     asked_level(resample)
     options = {**position, "region": region, "min_score": min_score, "resample": str(resample)}
-    tables, inputs, failures = [], [], []
+    tables, inputs, lost_tiles = [], [], []
     with work_folder(out, going_on) as folder, cluster(workers, scheduler) as client:
         for number, each in enumerate(images):
             with open_image(each, **position, mask=mask, weight=weight, scratch=folder / "scratch") as whole:
@@ -185,17 +185,19 @@ def run(
                     write_coverage(coverage, image, lost, capped, folder / "scratch")
                 tables.append(_in_whole(found, image.offset))
                 inputs.append({**_about(image), "searched_level": level, "searched_gain": gain})
-                failures += [_failure(image, tile, reason) for tile, reason in failed]
+                lost_tiles += [(number, tile, reason) for tile, reason in failed]
 
+        names = _distinct([about["name"] for about in inputs], images)
+        inputs = [{**about, "name": name} for about, name in zip(inputs, names, strict=True)]
         meta = {
             **made_by,
             "options": options,
             "inputs": inputs,
-            "tiles_failed": failures,
+            "tiles_failed": [_failure(names[number], tile, reason) for number, tile, reason in lost_tiles],
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "run_seconds": round(time.monotonic() - started, 1),
         }
-        one = tables[0] if len(tables) == 1 else catalog.join(tables, [about["name"] for about in inputs])
+        one = tables[0] if len(tables) == 1 else catalog.join(tables, names)
         table = catalog.finish(one, meta)
         if out is not None:
             catalog.write(table, out, overwrite=overwrite or going_on)
@@ -286,6 +288,10 @@ def _check_options(images, position, auxiliary, min_score):
     """Refuse options that cannot be meant."""
     if not images:
         raise OptionError("no image was given; name at least one")
+    files = [Path(path).resolve() for image in images for path in _paths(image)]
+    twice = next((path for path in files if files.count(path) > 1), None)
+    if twice is not None:
+        raise OptionError(f"{twice} was given twice; name each image once")
     if not 0 <= min_score <= 1:
         raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
     if len(images) > 1 and any(position[name] is not None for name in ("ra", "dec", "wcs")):
@@ -435,7 +441,16 @@ def _outline(image):
     return "POLYGON ICRS " + " ".join(f"{a:.6f} {d:.6f}" for a, d in zip(ra % 360, dec, strict=True))
 
 
-def _failure(image, tile, reason):
+def _distinct(names, images):
+    """Names that tell images apart: of files that are called the same their paths, of arrays their numbers."""
+    longer = [", ".join(map(str, _paths(image))) for image in images]
+    return [
+        name if names.count(name) == 1 else path or f"{name} {number}"
+        for number, (name, path) in enumerate(zip(names, longer, strict=True), start=1)
+    ]
+
+
+def _failure(name, tile, reason):
     """Say which tile of an image could not be searched, and why."""
     where = {"level": tile.level, "y0": tile.y0, "x0": tile.x0, "size": tile.size}
-    return {"image": image.name, **where, "reason": reason}
+    return {"image": name, **where, "reason": reason}

@@ -11,7 +11,7 @@ import numpy as np
 from surveycat.errors import PositionError
 from surveycat.tablefile import COOSYS, ucd
 
-__all__ = ["FRAMES", "Positions", "positions"]
+__all__ = ["FRAMES", "Positions", "angle", "positions"]
 
 EQUATORIAL, GALACTIC, ECLIPTIC = "icrs", "galactic", "ecliptic"
 FRAMES = ("icrs", "fk5", "fk4", "galactic", "ecliptic")
@@ -253,28 +253,47 @@ def _from_text(texts, name, in_hours):
     """Degrees from numbers or sexagesimal text."""
     result = np.full(len(texts), np.nan)
     for row, text in enumerate(texts):
-        text = text.strip()
-        if text in ("", "--", "nan", "NaN", "null"):
+        if text.strip() in ("", "--", "nan", "NaN", "null"):
             continue
-        parts = _SEXAGESIMAL.fullmatch(text)
-        result[row] = _from_parts(parts, text, row, name, in_hours) if parts else _number(text, row, name)
+        try:
+            result[row] = angle(text, in_hours)
+        except ValueError as error:
+            raise PositionError(f"row {row} of column {name} is {text.strip()!r}, {error}: {HOW_TO}") from error
     return result
 
 
-def _from_parts(parts, text, row, name, in_hours):
+def angle(text, in_hours=False):
+    """Read an angle: a number of degrees, or sexagesimal.
+
+    Parameters
+    ----------
+    text : str
+        As ``351.65``, ``23:26:36``, ``23h26m36s``, ``-00 06 00`` or ``-00d06m00s``.
+    in_hours : bool, optional
+        Whether sexagesimal text is in hours, as right ascensions are; not if it says degrees.
+
+    Returns
+    -------
+    float
+        Degrees.
+
+    Raises
+    ------
+    ValueError
+        If it is none; the message goes on after the text, as in "..., which is no angle".
+    """
+    parts = _SEXAGESIMAL.fullmatch(text)
+    if parts is None:
+        try:
+            return float(text)
+        except ValueError as error:
+            raise ValueError("which is no angle") from error
     sign, whole, minutes, seconds = parts.groups()
     if int(minutes) >= 60 or float(seconds) > 60:
-        raise PositionError(f"row {row} of column {name} is {text!r}, whose minutes or seconds pass 60: {HOW_TO}")
+        raise ValueError("whose minutes or seconds pass 60")
     value = int(whole) + int(minutes) / 60 + float(seconds) / 3600
     degrees_said = "d" in text.lower() or "°" in text
     return (-1 if sign in ("-", "\u2212") else 1) * value * (15 if in_hours and not degrees_said else 1)
-
-
-def _number(text, row, name):
-    try:
-        return float(text)
-    except ValueError as error:
-        raise PositionError(f"row {row} of column {name} is {text!r}, which is no angle: {HOW_TO}") from error
 
 
 # Frames and epochs ----------------------------------------------------------------------------------------

@@ -93,6 +93,28 @@ def test_several_images_one_table(folder):
     assert set(Table.read("all.parquet")["image"]) == {"field.png", "other.png"}
 
 
+def test_files_of_one_name_are_told_apart(folder):
+    """Images of two folders that are called the same keep their paths in the column `image`; none counts twice."""
+    for name in ("a", "b"):
+        (folder / name).mkdir()
+        picture(folder / name)
+    assert surveycat("run", "a/field.png", "b/field.png", "--out", "all.parquet").exit_code == 0
+    table = Table.read("all.parquet")
+    assert set(table["image"]) == {each["name"] for each in table.meta["inputs"]} == {"a/field.png", "b/field.png"}
+    again = surveycat("run", "a/field.png", "./a/field.png", "--out", "twice.parquet")
+    assert again.exit_code == 1 and "a/field.png was given twice" in again.stderr
+
+
+def test_positions_as_people_have_them(folder):
+    """Hours, minutes and seconds are understood; what is no angle is refused with an example."""
+    result = surveycat("run", "field.png", "--ra", "23:26:36", "--dec", "-00d06m00s", "--out", "cat.parquet")
+    assert result.exit_code == 0, result.stderr
+    table = Table.read("cat.parquet")
+    assert abs(table["ra"] - 351.65).max() < 0.02 and abs(table["dec"] + 0.10).max() < 0.02
+    wrong = surveycat("run", "field.png", "--ra", "23:26", "--dec", "-0.10", "--out", "other.parquet")
+    assert wrong.exit_code == 2 and "'23:26', which is no angle; give 351.65 or 23:26:36" in wrong.stderr
+
+
 def test_region(folder):
     """Only the part that was asked for, in pixels of the whole image."""
     assert surveycat("run", "field.png", "--region", "150,120,300,260", "--out", "cat.parquet").exit_code == 0

@@ -248,7 +248,10 @@ def _work(client, job, todo, store, retry_failed, progress):
     """Do what is not done yet."""
     pending, failed, attempts = _pending(todo, store, retry_failed)
     pending = pending.select(_along_the_sky(pending))
-    log.info("%d targets, %d of them to be done", todo.n_rows, len(pending))
+    if not todo.n_rows:
+        log.warning("the list has no rows")
+    unusable = f" and {len(todo.refused)} rows that cannot be used" if todo.refused else ""
+    log.info("%d targets%s in the list, %d of them to be done", len(todo), unusable, len(pending))
     tally = _Tally(len(todo) - len(pending), failed, len(todo), progress)
     come = outcomes(job, pending) if client is None else _from_workers(client, job, pending)
     _keep(come, pending, attempts, store, tally)

@@ -412,6 +412,7 @@ def bulk(targets, images, out, quiet, healpix_order, skyserver, release, cache, 
     """
     from surveycat.bulk import bulk as search
     from surveycat.cache import default_cache
+    from surveycat.dataset import failures_by_stage
 
     service = {"base_url": skyserver, "release": release, "rate": rate}
     service["cache"] = None if no_cache else str(cache or default_cache())
@@ -422,7 +423,9 @@ def bulk(targets, images, out, quiet, healpix_order, skyserver, release, cache, 
         found = f"{counts['detected']} with a galaxy on them, {counts['undetected']} without, {counts['failed']} failed"
         click.echo(f"{counts['targets']} targets: {found}; {counts['detections']} galaxies in {out}")
     if counts["failed"]:
-        log.error("%d targets failed; %s/failures.parquet says why", counts["failed"], out)
+        log.error("%d targets failed; %s/failures.parquet lists them", counts["failed"], out)
+        for line in failures_by_stage(out):
+            log.error("    %s", line)
     return SOME_FAILED if counts["failed"] else 0
 
 
@@ -463,7 +466,7 @@ class _BulkLine:
             self._first, self._since = done, time.monotonic()
         seconds = time.monotonic() - self._since
         words = [f"{done} of {total} targets", f"{failed} failed"]
-        if done > self._first and seconds > 0:
+        if done > self._first and seconds > 1:  # batches come at once
             rate = (done - self._first) / seconds
             words.insert(1, f"{rate:.1f} per second")
             words += [f"{_hours((total - done) / rate)} left"] * (done < total)

@@ -33,7 +33,7 @@ from surveycat.errors import OptionError, OutputError, RunFailed
 from surveycat.partitions import INDEX, Growing, column_of, plain, said_of, to_arrow, write_partitions
 from surveycat.unfinished import partial_folder
 
-__all__ = ["OUTCOMES", "Store", "check_place", "is_outcome", "rows_table"]
+__all__ = ["OUTCOMES", "Store", "check_place", "failures_by_stage", "is_outcome", "rows_table"]
 
 OUTCOMES = ("detected", "undetected", "failed")
 OUTCOME_COLUMNS = ["id", "ra", "dec", "outcome", "n_detections", "attempts", "stage", "reason"]
@@ -498,6 +498,28 @@ def _write_failures(path, failed, refused):
         "attempts": pa.array(failed["attempts"].to_pylist() + [1] * len(rows), pa.int32()),
     }
     _write(pa.table(failures).sort_by("row"), path)
+
+
+def failures_by_stage(out):
+    """Say how many targets failed at each stage, and why the first of them did.
+
+    Parameters
+    ----------
+    out : path-like
+        A dataset.
+
+    Returns
+    -------
+    list of str
+    """
+    from pyarrow import compute
+
+    table, lines = _read(Path(out) / "failures.parquet"), []
+    for counted in compute.value_counts(table["stage"]).to_pylist():
+        first = table.slice(compute.index(table["stage"], counted["values"]).as_py(), 1).to_pylist()[0]
+        where = f"row {first['row']}" + (f", {first['id']}" if first["id"] else "")
+        lines.append(f"{counted['values']}: {counted['counts']}, such as {where}: {first['reason']}")
+    return lines
 
 
 def _check_counts(counts, found, targets):

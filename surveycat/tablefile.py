@@ -48,6 +48,8 @@ def read_table(path):
     path = Path(path)
     if not path.exists():
         raise SurveycatError(f"there is no table {path}: give the path of a file, or sdss, gz1 or gz2")
+    if path.is_file() and not path.stat().st_size:
+        raise SurveycatError(f"cannot read {path} as a table: it is empty; a list without rows has its columns' names")
     suffixes = [suffix.lower() for suffix in path.suffixes]
     suffix = next((each for each in reversed(suffixes) if each not in COMPRESSED), "")
     try:

@@ -181,6 +181,8 @@ def _read(path, id_column, columns, ra_column, dec_column):
         raise SurveycatError(f"cannot read {path} as a table: {one_line(error)}; is it complete?") from error
     table = Table({name: _from_arrow(arrow.column(name)) for name in arrow.column_names})
     table.meta[ALL_COLUMNS] = header
+    del arrow
+    pa.default_memory_pool().release_unused()
     return table
 
 
@@ -199,7 +201,8 @@ def _from_arrow(column):
         return column.to_numpy()
     if pa.types.is_integer(column.type) or pa.types.is_floating(column.type):
         return column.cast(pa.float64()).to_numpy()
-    return np.array(column.cast(pa.string()).fill_null("").to_pylist(), dtype=object)
+    words = column.cast(pa.string()).fill_null("").combine_chunks().dictionary_encode()  # what repeats is kept once
+    return np.array(words.dictionary.to_pylist(), dtype=object)[words.indices.to_numpy()]
 
 
 def _integers_of_text(column):
@@ -307,6 +310,9 @@ def _places(table, ra_column, dec_column):
 
 def _repeated(ids, problems):
     """Give {row: reason} for the rows whose identifier an earlier, usable row has."""
+    in_order = np.sort(ids)
+    if not (in_order[1:] == in_order[:-1]).any():
+        return {}
     usable = np.setdiff1d(np.arange(len(ids)), list(problems))
     _, first, which = np.unique(ids[usable], return_index=True, return_inverse=True)
     again = np.flatnonzero(first[which] != np.arange(len(usable)))

@@ -522,7 +522,8 @@ def test_from_the_command_line(small, tmp_path, monkeypatch):
     assert again.exit_code == 1 and again.stderr.count("\n") == 1 and "exists already" in again.stderr
     listed = write_list(tmp_path / "list.csv", [*targets, (5, 10.0, 10.0)])
     more = CliRunner().invoke(cli.main, [words[0], str(listed), *words[2:], "--resume"])
-    assert more.exit_code == 3 and "1 targets failed" in more.stderr and "failures.parquet says why" in more.stderr
+    assert more.exit_code == 3 and "1 targets failed" in more.stderr and "failures.parquet lists them" in more.stderr
+    assert "    image: 1, such as row 24, 5: " in more.stderr and "5.jpg: No such file" in more.stderr
 
 
 def test_progress_counts_from_the_first_target(monkeypatch):

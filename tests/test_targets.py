@@ -99,7 +99,7 @@ def test_masked_identifiers_are_none(tmp_path):
         ("objid,ra,dec\n1,2,3\n", {"id_column": "nr"}, OptionError, "--id-column nr is no column"),
         ("objid,ra,dec\n1,2,3\n", {"columns": ["z"]}, OptionError, "has no column z; it has objid, ra, dec"),
         ("objid,ra,dec\n1,2\n1,2,3,4\n", {}, SurveycatError, "cannot read"),
-        ("", {}, SurveycatError, "cannot read"),
+        ("", {}, SurveycatError, "it is empty"),
     ],
 )
 def test_lists_that_cannot_be_used(text, options, error, said, tmp_path):

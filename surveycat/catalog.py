@@ -25,6 +25,7 @@ __all__ = [
     "SCHEMA",
     "Column",
     "atomic_write",
+    "check_distinct",
     "check_output",
     "column_of",
     "columns_markdown",
@@ -511,6 +512,29 @@ def check_output(path, overwrite=False, known=None):
     return path
 
 
+def check_distinct(outputs, inputs):
+    """Refuse outputs of which one would replace another, or an input.
+
+    Parameters
+    ----------
+    outputs : list of `~pathlib.Path`
+        Files to be written, as `check_output` gives them.
+    inputs : iterable of path-like
+        Files that are read; what does not exist is none.
+
+    Raises
+    ------
+    OutputError
+        With the names.
+    """
+    if len({output.absolute() for output in outputs}) < len(outputs):
+        raise OutputError(f"two outputs have one name ({', '.join(map(str, outputs))}); give each its own")
+    inputs = [Path(path) for path in inputs if Path(path).exists()]
+    for output in (output for output in outputs if output.exists()):
+        if any(output.samefile(path) for path in inputs):
+            raise OutputError(f"{output} is an input; give the output another name")
+
+
 def atomic_write(path, save):
     """Write a file so that its name only ever holds a complete one.
 
@@ -708,17 +732,27 @@ def _write_fits(table, path):
     from astropy.io import fits
 
     columns = [
-        fits.Column(name=name, format=_fits_format(table[name]), unit=_fits_unit(table[name]), array=table[name])
+        fits.Column(_ascii(name), _fits_format(table[name]), _fits_unit(table[name]), array=_fits_values(table[name]))
         for name in table.colnames
     ]
     hdu = fits.BinTableHDU.from_columns(columns, nrows=len(table), name="CATALOG")
     hdu.header[META_KEYWORD] = json.dumps(table.meta)
     for number, name in enumerate(table.colnames, start=1):
-        hdu.header[f"TUCD{number}"] = table[name].info.meta.get("ucd", "")
-        hdu.header[f"TCOMM{number}"] = table[name].description or ""
+        hdu.header[f"TUCD{number}"] = _ascii(table[name].info.meta.get("ucd", ""))
+        hdu.header[f"TCOMM{number}"] = _ascii(table[name].description or "")
     for line in _fits_yaml(table):
         hdu.header["COMMENT"] = line
     fits.HDUList([fits.PrimaryHDU(), hdu]).writeto(path, overwrite=True)
+
+
+def _ascii(text):
+    """Write text as FITS can hold it: printable ASCII in one line, other characters as Python escapes them."""
+    return " ".join(text.split()).encode("ascii", "backslashreplace").decode()
+
+
+def _fits_values(column):
+    """Give the values of a column, its text in ASCII."""
+    return np.char.encode(column, "ascii", "backslashreplace") if column.dtype.kind == "U" else column
 
 
 def _fits_format(column):
@@ -726,13 +760,18 @@ def _fits_format(column):
     if column.dtype == object:
         return "PE()"
     if column.dtype.kind == "U":
-        return f"{max(1, column.dtype.itemsize // 4)}A"
+        return f"{max(1, _fits_values(column).dtype.itemsize)}A"
     return {"b1": "L", "u1": "B", "i2": "I", "i4": "J", "i8": "K", "f4": "E", "f8": "D"}[column.dtype.str[1:]]
 
 
 def _fits_unit(column):
-    """Give the TUNIT of a column, None without a unit."""
-    return column.unit.to_string("fits") if column.unit is not None else None
+    """Give the TUNIT of a column, None without a unit; one that FITS does not know is written as astropy does."""
+    if column.unit is None:
+        return None
+    try:
+        return column.unit.to_string("fits")
+    except ValueError:
+        return _ascii(str(column.unit))
 
 
 def _fits_yaml(table):
@@ -742,7 +781,7 @@ def _fits_yaml(table):
     head = table[:0]
     head.meta = {"__serialized_columns__": {}}
     yield "--BEGIN-ASTROPY-SERIALIZED-COLUMNS--"
-    for line in meta.get_yaml_from_table(head):
+    for line in meta.get_yaml_from_table(head):  # in ASCII, other characters escaped
         pieces = [line[start : start + 70] for start in range(0, max(1, len(line)), 70)]
         yield from [piece + "\\" for piece in pieces[:-1]]
         yield pieces[-1]

@@ -35,7 +35,7 @@ from surveycat.errors import ImageError, OptionError, OutputError, RunFailed
 from surveycat.image import open_image
 from surveycat.measure import reference_band
 from surveycat.mrcnn.detector import DetectorSpec
-from surveycat.pipeline import search
+from surveycat.pipeline import check_min_score, search
 from surveycat.region import parse_region
 from surveycat.stretch import NANOMAGGY_BRIGHTNESS
 
@@ -143,7 +143,8 @@ def inject(
     SurveycatError
         If an input, an option or an output cannot be used. Nothing is written then.
     """
-    _check_options(galaxies, stars, magnitudes, sizes, fwhm)
+    _check_options(galaxies, stars, magnitudes, sizes, fwhm, zero_point, seed)
+    check_min_score(min_score)
     _check_folder(out, overwrite)
     files = None if cutouts is None else galaxy_files(cutouts)
     single = isinstance(images, (str, os.PathLike, np.ndarray))
@@ -176,7 +177,7 @@ def inject(
 # Before the work ------------------------------------------------------------------------------------------
 
 
-def _check_options(galaxies, stars, magnitudes, sizes, fwhm):
+def _check_options(galaxies, stars, magnitudes, sizes, fwhm, zero_point, seed):
     """Refuse numbers that cannot be meant."""
     for name, count in (("galaxies", galaxies), ("stars", stars)):
         if count < 0:
@@ -184,12 +185,16 @@ def _check_options(galaxies, stars, magnitudes, sizes, fwhm):
     if galaxies + stars == 0:
         raise OptionError("there is nothing to add: galaxies and stars are both 0")
     for name, pair in (("magnitudes", magnitudes), ("sizes", sizes)):
-        if pair is not None and not pair[0] < pair[1]:
+        if pair is not None and not -np.inf < pair[0] < pair[1] < np.inf:
             raise OptionError(f"{name} are {pair[0]:g} to {pair[1]:g}; give the smaller number first")
     if sizes is not None and sizes[0] <= 0:
         raise OptionError(f"sizes begin at {sizes[0]:g} px; give half-light radii above 0")
     if fwhm is not None and not 1 <= fwhm <= 25:
         raise OptionError(f"fwhm is {fwhm:g} px; give 1 to 25 pixels")
+    if zero_point is not None and not np.isfinite(zero_point):
+        raise OptionError(f"zero-point is {zero_point}; give the magnitude of one unit of the image")
+    if seed < 0:
+        raise OptionError(f"seed is {seed}; give 0 or more")
 
 
 def _check_folder(out, overwrite):

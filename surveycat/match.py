@@ -141,9 +141,8 @@ def match(
 
     if join not in JOINS:
         raise OptionError(f"--join {join} is not known: use one of {', '.join(JOINS)}")
-    for path in (out, unmatched):
-        if path is not None:
-            catalog.check_output(path, overwrite)
+    outputs = [catalog.check_output(path, overwrite) for path in (out, unmatched) if path is not None]
+    catalog.check_distinct(outputs, [path for path in (table, reference) if isinstance(path, (str, Path))])
     if report is not None:
         match_report.check_folder(report, overwrite)
     table, name = _load(table), _known_name(reference)

@@ -36,7 +36,7 @@ from surveycat.stitch import confirm, second_looks, stitch
 from surveycat.tiles import TileGrid
 from surveycat.unfinished import Finished, check_unfinished, work_folder
 
-__all__ = ["run", "search"]
+__all__ = ["check_min_score", "run", "search"]
 
 SUFFIXES = {**products.SUFFIXES, "preview": PICTURES, "coverage": MAPS}  # of what is written beside the catalogue
 
@@ -292,8 +292,7 @@ def _check_options(images, position, auxiliary, min_score):
     twice = next((path for path in files if files.count(path) > 1), None)
     if twice is not None:
         raise OptionError(f"{twice} was given twice; name each image once")
-    if not 0 <= min_score <= 1:
-        raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
+    check_min_score(min_score)
     if len(images) > 1 and any(position[name] is not None for name in ("ra", "dec", "wcs")):
         raise OptionError(f"one sky position for {len(images)} images; run them one by one, or give each its own WCS")
     if len(images) > 1 and auxiliary:
@@ -301,6 +300,22 @@ def _check_options(images, position, auxiliary, min_score):
             f"{', '.join(auxiliary)} as mask or weight for {len(images)} images; run them one by one, or say by "
             "--bands that they are the bands of one"
         )
+
+
+def check_min_score(min_score):
+    """Refuse a least score that is no probability.
+
+    Parameters
+    ----------
+    min_score : float
+        Least probability of being a galaxy.
+
+    Raises
+    ------
+    OptionError
+    """
+    if not 0 <= min_score <= 1:
+        raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
 
 
 def _check_outputs(images, auxiliary, out, beside, overwrite):
@@ -311,12 +326,7 @@ def _check_outputs(images, auxiliary, out, beside, overwrite):
             raise OptionError(f"one {kind} {path} for {len(images)} images; run them one by one")
         products.check_needs(kind)
         outputs.append(catalog.check_output(path, overwrite, known=SUFFIXES[kind]))
-    if len({output.absolute() for output in outputs}) < len(outputs):
-        raise OptionError(f"two outputs have one name ({', '.join(map(str, outputs))}); give each its own")
-    inputs = [Path(path) for image in images for path in _paths(image)] + [Path(path) for path in auxiliary]
-    for output in outputs:
-        if any(output.exists() and image.exists() and output.samefile(image) for image in inputs):
-            raise OptionError(f"{output} is an input; give the output another name")
+    catalog.check_distinct(outputs, [*(path for image in images for path in _paths(image)), *auxiliary])
 
 
 def _paths(image):

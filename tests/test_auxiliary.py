@@ -318,7 +318,7 @@ def test_a_mask_is_of_one_image(image, mask, tmp_path):
     other = map_of(tmp_path / "b.fits", 1, 0, np.float32)
     with pytest.raises(OptionError, match=r"mask.fits as mask or weight for 2 images; run them one by one"):
         surveycat.run([image, other], detector=BlobDetector(), mask=mask)
-    with pytest.raises(OptionError, match="is an input"):
+    with pytest.raises(OutputError, match="is an input"):
         surveycat.run(image, mask, detector=BlobDetector(), mask=mask, overwrite=True)
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from surveycat import catalog
 from surveycat.catalog import FLAGS, LIST, SCHEMA, TEXT
 from surveycat.errors import OutputError, SurveycatError
+from surveycat.tablefile import read_table
 
 SUFFIXES = list(catalog.FORMATS)
 META = {
@@ -71,6 +72,16 @@ def test_schema_has_units_that_every_format_knows():
     for column in SCHEMA:
         u.Unit(column.unit).to_string("fits")
         u.Unit(column.unit).to_string("vounit")
+
+
+def test_text_and_units_that_fits_does_not_know(tmp_path):
+    """File names with accents, and what other surveys' tables bring along, must not end a run when it is written."""
+    table = Table({"image": ["na\u00efve.jpg", "b.jpg"], "gr\u00f6\u00dfe": [1, 2], "flux": [1.0, 2.0]})
+    table["flux"].unit, table["flux"].description = u.nmgy, "in \u00b5m\nof light"
+    catalog.write_table(table, tmp_path / "table.fits")
+    back = read_table(tmp_path / "table.fits")
+    assert list(back["image"]) == ["na\\xefve.jpg", "b.jpg"] and str(back["flux"].unit) == "nmgy"
+    assert back.colnames[1] == "gr\\xf6\\xdfe" and list(back["flux"]) == [1.0, 2.0]
 
 
 def test_descriptions_are_short_enough_to_stay_on_one_line():

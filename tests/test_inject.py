@@ -178,7 +178,11 @@ def test_real_galaxies_are_added(shared_data, field):
         ({"galaxies": 0, "stars": 0}, OptionError, "nothing to add"),
         ({"magnitudes": (20.0, 18.0)}, OptionError, "magnitudes are 20 to 18"),
         ({"sizes": (0.0, 2.0)}, OptionError, "sizes begin at 0 px"),
+        ({"magnitudes": (18.0, np.inf)}, OptionError, "magnitudes are 18 to inf"),
         ({"fwhm": 0.1}, OptionError, "fwhm is 0.1 px"),
+        ({"zero_point": np.nan}, OptionError, "zero-point is nan"),
+        ({"seed": -1}, OptionError, "seed is -1"),
+        ({"min_score": 2.0}, OptionError, "min-score is 2"),
     ],
 )
 def test_options_that_cannot_be_meant(field, tmp_path, options, error, match):

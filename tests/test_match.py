@@ -185,6 +185,17 @@ def test_outputs_are_checked_before_anything_is_read(tmp_path, catalogue):
     assert (tmp_path / "m.parquet").read_text() == "precious"
 
 
+def test_no_output_replaces_another_or_an_input(tmp_path, catalogue):
+    """Neither is written when both have one name, and a table that was matched is not lost to `overwrite`."""
+    out, other = tmp_path / "m.csv", tmp_path / "ours.csv"
+    with pytest.raises(OutputError, match="two outputs have one name"):
+        match(catalogue, catalogue, out, unmatched=out)
+    assert not out.exists()
+    catalogue.write(other)
+    with pytest.raises(OutputError, match="ours.csv is an input"):
+        match(catalogue, other, other, overwrite=True)
+
+
 def test_what_is_wrong_is_said_of_the_right_table(catalogue, reference):
     """Both tables have positions to get wrong."""
     with pytest.raises(PositionError, match="the catalogue: no columns with positions"):

@@ -212,7 +212,7 @@ def test_an_input_is_never_an_output(field, tmp_path):
     from astropy.io import fits
 
     fits.writeto(image, field[0][..., 1].astype(np.float32))
-    with pytest.raises(OptionError, match="is an input"):
+    with pytest.raises(OutputError, match="is an input"):
         surveycat.run(image, image, detector=Unused(), overwrite=True)
 
 

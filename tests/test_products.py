@@ -140,7 +140,7 @@ def test_wrong_suffixes_are_refused_before_the_work(tmp_path, kind, name):
 
 def test_two_outputs_of_one_name(field, tmp_path):
     """The catalogue is not overwritten by the map."""
-    with pytest.raises(OptionError, match="two outputs have one name"):
+    with pytest.raises(OutputError, match="two outputs have one name"):
         run(field, out=tmp_path / "a.fits2.fits", segmap=tmp_path / "a.fits2.fits")
 
 

@@ -9,15 +9,15 @@ gives, so that the head sees in training what it sees in use. Stop and resume as
 
 import argparse
 import functools
+import itertools
 import pathlib
-import queue
-import threading
 
 import keras
 import numpy as np
 from keras import ops
 
 from surveycat.contrast import as_shown
+from surveycat.errors import OptionError
 from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.config import NetworkConfig
 from surveycat.mrcnn.detector import Detector
@@ -26,7 +26,7 @@ from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays
 from training.evaluation.cutouts import native_cutout, read_cutouts
 from training.evaluation.tiles import as_tile
-from training.loader import degrade, flip_and_turn, jitter, read_shard
+from training.loader import degrade, flip_and_turn, jitter, prefetched, read_shard
 from training.release import judge
 from training.scenes import jpeg
 from training.stamps import read_labels
@@ -239,21 +239,25 @@ def batches(cutouts, scenes, cutouts_a_step, scenes_a_step, seed):
     ------
     dict of ndarray
         As `make_batch` builds them, the boxes of all samples in one row: ``box`` (R, 4), ``image_index`` (R,), ...
+
+    Raises
+    ------
+    OptionError
+        If there are too few for a step.
     """
-    ready = queue.Queue(maxsize=6)
-    rng = np.random.default_rng(seed)
+    if min(len(cutouts) - cutouts_a_step + 1, len(scenes)) < 1:
+        raise OptionError(f"{len(cutouts)} cutouts and {len(scenes)} scenes are too few for one step; give more")
+    return prefetched(_batches(cutouts, scenes, cutouts_a_step, scenes_a_step, np.random.default_rng(seed)), 6)
 
-    def produce():
-        while True:
-            order = rng.permutation(len(cutouts))
-            for start in range(0, len(order) - cutouts_a_step + 1, cutouts_a_step):
-                whole = make_batch([cutouts[i] for i in order[start : start + cutouts_a_step]], rng)
-                some = make_batch([scenes[i] for i in rng.choice(len(scenes), scenes_a_step)], rng)
-                ready.put(_joined(whole, some))
 
-    threading.Thread(target=produce, daemon=True).start()
+def _batches(cutouts, scenes, cutouts_a_step, scenes_a_step, rng):
+    """Endless batches of both kinds."""
     while True:
-        yield ready.get(timeout=600)
+        order = rng.permutation(len(cutouts))
+        for start in range(0, len(order) - cutouts_a_step + 1, cutouts_a_step):
+            whole = make_batch([cutouts[i] for i in order[start : start + cutouts_a_step]], rng)
+            some = make_batch([scenes[i] for i in rng.choice(len(scenes), scenes_a_step)], rng)
+            yield _joined(whole, some)
 
 
 def _joined(whole, some):
@@ -416,10 +420,7 @@ def train(
 
 def _first(shards, count):
     """The first `count` scenes of some shards, read one after another."""
-    for path in shards:
-        scenes = read_shard(path)[:count]
-        count -= len(scenes)
-        yield from scenes
+    return itertools.islice((scene for path in shards for scene in read_shard(path)), count)
 
 
 def main():

@@ -11,6 +11,7 @@ fetched again. ``shards`` turns COCO or VIA annotations, these or others, into s
 """
 
 import argparse
+import contextlib
 import json
 import pathlib
 import sys
@@ -565,8 +566,8 @@ def main(arguments=None):
 
 
 def _build(given):
-    service = SkyServer(given.skyserver)
-    build(given.gz1, given.gz2, given.out, given.count, given.masks, given.seed, service)
+    with contextlib.closing(SkyServer(given.skyserver)) as service:
+        build(given.gz1, given.gz2, given.out, given.count, given.masks, given.seed, service)
 
 
 def _shards(given):

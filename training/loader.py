@@ -7,6 +7,7 @@ import threading
 import numpy as np
 
 from surveycat.contrast import as_shown
+from surveycat.errors import OptionError
 
 MAX_OBJECTS = 24
 TILE = 256
@@ -206,6 +207,40 @@ def make_batch(scenes, rng, rois=5):
     return batch
 
 
+def prefetched(source, size, patience=600.0):
+    """Items that a thread prepares beside the training.
+
+    Parameters
+    ----------
+    source : iterator
+        Endless; what it raises is raised where the items are taken.
+    size : int
+        Items that wait at most.
+    patience : float
+        Seconds that one item may take.
+
+    Yields
+    ------
+    object
+        The items of `source`, in order.
+    """
+    ready = queue.Queue(maxsize=size)
+
+    def produce():
+        try:
+            for item in source:
+                ready.put((item, None))
+        except Exception as error:  # of any kind: it is raised again by whoever waits for the next item
+            ready.put((None, error))
+
+    threading.Thread(target=produce, daemon=True).start()
+    while True:
+        item, error = ready.get(timeout=patience)
+        if error is not None:
+            raise error
+        yield item
+
+
 def batches(folder, split, batch_size, seed, group=6):
     """Endless batches, prepared by a thread beside the training.
 
@@ -224,20 +259,25 @@ def batches(folder, split, batch_size, seed, group=6):
     ------
     dict of ndarray
         Batches as `make_batch` builds them.
+
+    Raises
+    ------
+    OptionError
+        If there are no shards, or too few scenes for a batch.
     """
-    ready = queue.Queue(maxsize=8)
-    rng = np.random.default_rng(seed)
+    return prefetched(_batches(pathlib.Path(folder), split, batch_size, np.random.default_rng(seed), group), 8)
 
-    def produce():
-        while True:
-            shards = sorted(pathlib.Path(folder).glob(f"scenes_{split}_*.npz"))
-            rng.shuffle(shards)
-            for start in range(0, len(shards), group):
-                scenes = [scene for path in shards[start : start + group] for scene in read_shard(path)]
-                order = rng.permutation(len(scenes))
-                for first in range(0, len(order) - batch_size + 1, batch_size):
-                    ready.put(make_batch([scenes[i] for i in order[first : first + batch_size]], rng))
 
-    threading.Thread(target=produce, daemon=True).start()
+def _batches(folder, split, batch_size, rng, group):
+    """Endless batches of the shards that there are."""
     while True:
-        yield ready.get(timeout=600)
+        shards, made = sorted(folder.glob(f"scenes_{split}_*.npz")), 0
+        rng.shuffle(shards)
+        for start in range(0, len(shards), group):
+            scenes = [scene for path in shards[start : start + group] for scene in read_shard(path)]
+            order = rng.permutation(len(scenes))
+            for first in range(0, len(order) - batch_size + 1, batch_size):
+                yield make_batch([scenes[i] for i in order[first : first + batch_size]], rng)
+                made += 1
+        if not made:
+            raise OptionError(f"{folder} has no {batch_size} scenes in files scenes_{split}_*.npz; compose some first")

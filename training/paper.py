@@ -31,11 +31,12 @@ import numpy as np
 from keras import ops
 
 from surveycat import __version__
+from surveycat.catalog import atomic_write
 from surveycat.errors import OptionError, SurveycatError
 from surveycat.mrcnn.convert import preset_config, write_preset
 from surveycat.mrcnn.mrcnn_file import load_mrcnn
 from surveycat.mrcnn.paper_losses import TERMS, paper_losses
-from surveycat.mrcnn.weights import make_network, variables_by_name
+from surveycat.mrcnn.weights import make_network, sha256_of, variables_by_name
 from training.dataset import read_coco, write_shards
 from training.loader import MAX_OBJECTS, TILE, flip_and_turn, read_shard
 from training.train import Trainer, fit, restore_checkpoint
@@ -319,10 +320,14 @@ def train(network, scenes, out, stages=SCHEDULE, epoch_steps=None, size=None, se
 
 
 def shards_of(data, images, out, split):
-    """Make shards of COCO annotations in a folder, unless they are there."""
-    folder = pathlib.Path(images) if images else pathlib.Path(data).with_suffix("")
-    if not list(pathlib.Path(out).glob(f"scenes_{split}_*.npz")):
-        write_shards(read_coco(data), folder, out, split)
+    """Make shards of COCO annotations in a folder, unless they are there: whole, and of these annotations."""
+    annotated, done = read_coco(data), pathlib.Path(out) / f"annotations_{split}.sha256"
+    digest = sha256_of(data)
+    if done.exists() and done.read_text() != digest:
+        raise OptionError(f"{out} has scenes of other annotations than {data}; choose another --out")
+    if not done.exists():  # it is written last: an interrupted run may have left some of the shards
+        write_shards(annotated, images or pathlib.Path(data).with_suffix(""), out, split)
+        atomic_write(done, lambda partial: pathlib.Path(partial).write_text(digest))
 
 
 def run(given):

@@ -858,7 +858,7 @@ def write_shard(scenes, path):
     """Write scenes as one uncompressed npz that appears whole or not at all."""
     rows = [r for s in scenes for r in s["rows"]]
     columns = list(zip(*rows, strict=True)) if rows else [[]] * 7
-    partial = path.with_name(path.name + ".partial.npz")
+    partial = path.with_name(f".{path.name}")  # no reader takes a hidden file for a shard
     np.savez(
         partial,
         image=np.stack([s["image"] for s in scenes]),

@@ -102,6 +102,8 @@ def _from_file(path, batch_size, preset):
     from surveycat.mrcnn.mrcnn_file import load_mrcnn
     from surveycat.mrcnn.weights import make_network, sha256_of
 
+    if not path.is_file():
+        raise WeightsError(f"{path} does not exist: check the name and the folder")
     network = make_network(preset_config(preset))
     load_mrcnn(network, path)
     network.fold()

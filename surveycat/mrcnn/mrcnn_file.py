@@ -40,6 +40,8 @@ def read_mrcnn(path):
         with h5py.File(path, "r") as file:
             root = file.get("model_weights", file)
             return dict(_arrays(root, path))
+    except FileNotFoundError as error:
+        raise WeightsError(f"{path} does not exist: check the name and the folder") from error
     except OSError as error:
         raise WeightsError(f"{path}: not a readable HDF5 file: restore it ({error})") from error
 

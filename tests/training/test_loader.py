@@ -1,8 +1,10 @@
 """Augmentation keeps image, boxes, masks and ignored regions together."""
 
 import numpy as np
+import pytest
 
-from training.loader import TILE, flip_and_turn, jitter, make_batch, read_shard, shift
+from surveycat.errors import OptionError
+from training.loader import TILE, batches, flip_and_turn, jitter, make_batch, prefetched, read_shard, shift
 
 
 def one_scene(rng):
@@ -113,3 +115,19 @@ def test_shard_gives_every_scene_its_own_objects(tmp_path):
     assert [len(scene["box"]) for scene in scenes] == [2, 0, 1]
     np.testing.assert_array_equal(scenes[2]["box"], box[2:])
     assert [scene["kind"] for scene in scenes] == [0, 1, 2]
+
+
+def test_training_hears_at_once_of_what_its_batches_lack(tmp_path):
+    """No shards, or a damaged one, end a run instead of letting it wait; one that is half written is none."""
+    (tmp_path / ".scenes_train_0000.npz").write_bytes(b"half")
+    with pytest.raises(OptionError, match="has no 4 scenes in files scenes_train"):
+        next(batches(tmp_path, "train", 4, seed=0))
+    (tmp_path / "scenes_train_0000.npz").write_bytes(b"damaged")
+    with pytest.raises(ValueError):
+        next(batches(tmp_path, "train", 4, seed=0))
+
+
+def test_prefetched_items_come_in_order():
+    """What a thread prepares is what it was asked for."""
+    items = prefetched(iter(range(10**9)), 2)
+    assert [next(items) for _ in range(5)] == [0, 1, 2, 3, 4]

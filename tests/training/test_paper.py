@@ -6,12 +6,14 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from surveycat.errors import OptionError
 from surveycat.mrcnn.backbone import RESNET_BLOCKS
 from surveycat.mrcnn.presets import MrcnnConfig, TrainingSettings
 from surveycat.mrcnn.weights import load_arrays, make_network, variables_by_name
 from training import dataset, paper
+from training.loader import read_shard
 
 STAGES = tuple(paper.Stage(layers, 1, 1e-3) for layers in ("heads", "5+", "3+", "all"))
 OPTIONS = {"stages": STAGES, "epoch_steps": 2, "save_every": 1, "validate": False}
@@ -174,6 +176,24 @@ def test_command_says_what_it_needs(tmp_path, capsys):
         assert paper.main([*arguments, "--out", str(tmp_path / "run")]) == 1
         message = capsys.readouterr().err
         assert word in message and message.count("\n") == 1
+
+
+def test_scenes_of_annotations_are_whole_and_theirs(tmp_path):
+    """What an interruption left is made again, and other annotations are not taken for those that are there."""
+    pictures, out, mask = tmp_path / "train", tmp_path / "scenes", np.zeros((80, 80), bool)
+    pictures.mkdir()
+    mask[30:50, 30:50] = True
+    for number in range(2):
+        Image.fromarray(np.full((80, 80, 3), 9, np.uint8)).save(pictures / f"{number}.png")
+    one = [{"file": f"{n}.png", "shape": mask.shape, "masks": [mask], "labels": ["spiral"]} for n in range(2)]
+    dataset.write_coco(one, tmp_path / "train.json")
+    out.mkdir()
+    (out / "scenes_train_annotated_0000.npz").write_bytes(b"left")
+    paper.shards_of(tmp_path / "train.json", None, out, "train")
+    assert len(read_shard(out / "scenes_train_annotated_0000.npz")) == 2
+    dataset.write_coco(one[:1], tmp_path / "train.json")
+    with pytest.raises(OptionError, match="other annotations"):
+        paper.shards_of(tmp_path / "train.json", None, out, "train")
 
 
 def test_validation_reports_losses(scenes):

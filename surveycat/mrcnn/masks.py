@@ -97,8 +97,11 @@ def resize(image, height, width):
     return zoom(image.astype(np.float64), factors, order=1, mode="grid-constant", grid_mode=True)
 
 
-def distinct(crops, origins, tile, score, iou=0.5):
+def distinct(crops, origins, tile, score, iou=0.5, concentric_iou=0.4):
     """Which masks are of objects of their own: two of one tile with much in common are one, whatever their boxes say.
+
+    Less in common is enough if each holds the other's centroid: a faint galaxy is often outlined once with and once
+    without what lies around it, while of two galaxies one lies at the other's end.
 
     Parameters
     ----------
@@ -112,22 +115,42 @@ def distinct(crops, origins, tile, score, iou=0.5):
         The worse of two goes.
     iou : float
         Intersection over union of the masks from which two are one.
+    concentric_iou : float
+        The same for two of which each holds the other's centroid.
 
     Returns
     -------
     ndarray of bool, shape (N,)
         True for those that stay.
     """
+    masks = list(zip(crops, origins, strict=True))
     keep = np.ones(len(crops), bool)
     order = np.argsort(-np.asarray(score), kind="stable")
     for place, i in enumerate(order):
         rivals = order[:place]
         for j in rivals[keep[rivals] & (tile[rivals] == tile[i])]:
-            shared = _shared(crops[i], origins[i], crops[j], origins[j])
-            if shared >= iou * (crops[i].sum() + crops[j].sum() - shared) > 0:
+            common = _iou(masks[i], masks[j])
+            if common >= iou or (common >= concentric_iou and _concentric(masks[i], masks[j])):
                 keep[i] = False
                 break
     return keep
+
+
+def _iou(first, second):
+    """Intersection over union of two masks, each given as crop and origin; 0 for empty ones."""
+    shared = _shared(*first, *second)
+    return shared / (first[0].sum() + second[0].sum() - shared) if shared else 0.0
+
+
+def _concentric(first, second):
+    """Whether each of two masks, given as crop and origin, holds the pixel nearest to the other's centroid."""
+    return _holds_middle(first, second) and _holds_middle(second, first)
+
+
+def _holds_middle(mask, other):
+    (crop, origin), (other_crop, other_origin) = mask, other
+    y, x = np.rint(np.argwhere(other_crop).mean(axis=0) + other_origin).astype(int) - origin
+    return 0 <= y < crop.shape[0] and 0 <= x < crop.shape[1] and bool(crop[y, x])
 
 
 def _shared(first, first_origin, second, second_origin):

@@ -20,6 +20,16 @@ def test_two_masks_of_one_object_in_a_tile_are_one():
     np.testing.assert_array_equal(keep, [False, True, True, True])
 
 
+def test_masks_around_one_middle_are_one():
+    """A faint galaxy outlined with and without what lies around it is one row; a neighbour at its end is another."""
+    crops = [np.ones((12, 25), bool), np.ones((11, 12), bool)]
+    tile, score = np.zeros(2, int), np.array([0.9, 0.8])
+    # in both places they share 0.44 of what they cover together
+    for column, stays in ((6, False), (13, True)):
+        keep = distinct(crops, np.array([[0, 0], [1, column]]), tile, score)
+        np.testing.assert_array_equal(keep, [True, stays])
+
+
 def test_what_was_dropped_drops_nothing_itself():
     """Suppression is greedy: a mask that overlaps only one that went stays."""
     crops = [disc(10)] * 3

@@ -50,6 +50,7 @@ MAX_STRIP = 2**22  # pixels read at once for such an average
 MAX_VERTICES = 64  # of a polygon on the sky
 TOLERANCE = 0.5  # pixels by which a polygon on the sky may leave out the steps of the outline
 INNER = 5.0  # pixels around the centre of a small object that always count for its position
+RIM, HEART = 0.3, 0.5  # depths in a mask as shares of the greatest: no galaxy is centred in its rim
 CORE_RADIUS = 1.7  # pixels; of the window in which the centre of a core is found
 POINT_SOURCE = 0.1  # likelihood ratio of galaxy to star below which an object is flagged as a star
 UNRESOLVED = 1.2  # half-light radii of a star, below which the class of an object is a guess
@@ -572,7 +573,35 @@ def _moments(weights):
 
 
 def _centre(weights, mask, x, y):
-    """Give the windowed centroid, first of all light in a mask, then of that within half of the mask's radius.
+    """Give the windowed centroid of the light in a mask, and the half-light radius that set the last window.
+
+    Where a brighter neighbour reaches into the mask from outside, that leads to its rim: then only what lies deep in
+    the mask counts.
+    """
+    found = _centre_of(weights, mask, x, y)
+    depth = _depth(mask)
+    if _at(depth, *found[:2]) >= RIM * depth.max():
+        return found
+    heart = np.where(depth >= HEART * depth.max(), weights, 0)
+    return _centre_of(heart, mask, *_moments(heart)[:2]) if heart.any() else found
+
+
+def _depth(mask):
+    """Distance of each pixel of a mask from the nearest one outside, the border of the array being none."""
+    from scipy.ndimage import distance_transform_edt
+
+    return np.ones(mask.shape) if mask.all() else distance_transform_edt(mask)
+
+
+def _at(values, x, y):
+    """Value of an image at the nearest pixel; 0 outside."""
+    row, column = round(y), round(x)
+    inside = 0 <= row < values.shape[0] and 0 <= column < values.shape[1]
+    return values[row, column] if inside else 0.0
+
+
+def _centre_of(weights, mask, x, y):
+    """Give the windowed centroid, first of all light, then of that within half of the mask's radius.
 
     The third value is the half-light radius that set the last window. Where a neighbour shares the mask, that of the
     whole spans both, and so would the window.

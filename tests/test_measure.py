@@ -238,6 +238,18 @@ def test_sky_begins_three_pixels_beyond_the_footprint():
         assert np.array_equal(measure._beyond(mask), ~near)
 
 
+def test_star_on_the_rim_does_not_take_the_position():
+    """A faint galaxy whose outline touches a bright star is listed where it is, not on the star; a lone one as ever."""
+    galaxy = gaussian((80, 80), 40, 40, 5, flux=10_000)
+    star = gaussian((80, 80), 43, 27, 1.5, flux=50_000)
+    mask = galaxy > 3
+    assert mask[29, 43] and not mask[27, 43]
+    noise = np.random.default_rng(5).normal(100, 1, mask.shape)
+    for light in (galaxy, galaxy + star):
+        table = measure.measure(make_objects([mask], [(0, 0)]), FakeImage({"r": light + noise}))
+        assert np.hypot(table["x"][0].value - 40, table["y"][0].value - 40) < 1
+
+
 def test_sky_of_an_eight_bit_picture_is_finer_than_its_steps():
     """A median would give whole counts, and a wrong flux for every large galaxy."""
     sky = np.rint(np.random.default_rng(4).normal(12.37, 2, (64, 64)))

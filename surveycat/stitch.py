@@ -44,7 +44,8 @@ _SAME_IOU = 0.5
 _SAME_AREA = 4
 _SAME_CUT = 0.5
 _AS_MUCH = 0.9
-_INSIDE = 0.7
+# Shares of a mask: what lies in a blend is a part of it, what lies on a galaxy has it as its host.
+_INSIDE, _ON = 0.7, 0.5
 _READABLE = 8
 _GROWN = 1.1
 # How far the area of a small or thin mask may be off once it is given in coarse pixels.
@@ -507,7 +508,7 @@ def _without_blends(objects, grid):
     """Drop what no second look has confirmed if finer objects lie in it: it was a blend of them."""
     home = grid.home_level(_full_side(objects.detections))
     single = (objects.flags & SINGLE_LOOK) > 0
-    inner, outer = _inside(objects.detections, home, single)
+    inner, outer = _inside(objects.detections, home, single, _INSIDE)
     blend = np.zeros(len(objects), dtype=bool)
     blend[outer] = True
     return objects.select(~blend)
@@ -516,24 +517,26 @@ def _without_blends(objects, grid):
 def _companions(objects, grid):
     """Tell companions of larger objects from knots in them (rule 6).
 
-    An object with 0.7 of its mask in one that is at home on a coarser level is a companion or a knot of it (of the
-    smallest, if there are several).  It may stay if the larger one's last look shows it too, or if it would be
-    under 8 px there; else it goes.  Inside the ellipse that holds half of the larger mask knots are common: there
-    it must be shown by the larger one's look and by a tile of the grid on a level above 0; or by every tile of its
-    home level that could, by a look of its own, for which it is marked first, and by the larger one's look or else
-    on the coarsest level where it measures 8 px.
+    An object with half of its mask in one that would be at home on a coarser level, if there were no top, is a
+    companion or a knot of it (of the smallest, if there are several).  It may stay if the larger one's last look shows
+    it too, or if it would be under 8 px there; else it goes.  Inside the ellipse that holds half of the larger mask
+    knots are common: there it must be shown by the larger one's look and by a tile of the grid on a level above 0; or
+    by every tile of its home level that could, by a look of its own, for which it is marked first, and by the larger
+    one's look or else on the coarsest level where it measures 8 px.
     """
     found = objects.detections
     side = _full_side(found)
-    home = grid.home_level(side)
-    inner, outer = _inside(found, home, home > 0)
+    # The top level is home to galaxies of all larger sizes: there pieces and wholes would be of one level.
+    home = grid.endless_home_level(side)
+    inner, outer = _inside(found, home, home > 0, _ON)
     shown = _is_in(inner, parent_index(found.tile)[outer], objects.seen_object, objects.seen_tile)
     tiny = side[inner] < _READABLE * 2.0 ** found.level[outer]
     central = _in_half_ellipse(found, inner, outer)
     above, coarsest = _seen_above(objects, side, grid)
     sure = (shown | tiny) & (~central | (shown & above[inner]))
     steady = (objects.n_seen == objects.n_tiles)[inner] & (shown | (tiny & coarsest[inner]))
-    looked = parent_index(found.tile) >= len(grid)
+    # On the top level there is nothing that its one tile has not shown.
+    looked = (parent_index(found.tile) >= len(grid)) | (grid.look_level(side) == grid.n_levels - 1)
     fresh = ~looked & (objects.flags & SINGLE_LOOK == 0)
     doubtful = np.zeros(len(objects), dtype=bool)
     doubtful[inner[steady & ~sure & fresh[inner]]] = True
@@ -595,8 +598,8 @@ def _moments(found, index):
     return centre, covariance
 
 
-def _inside(found, home, around):
-    """Pairs ``inner, outer`` with 0.7 of the inner mask in the outer one, which `around` is true for.
+def _inside(found, home, around, share):
+    """Pairs ``inner, outer`` with a `share` of the inner mask in the outer one, which `around` is true for.
 
     The inner one is at home on a finer level.
     """
@@ -608,13 +611,13 @@ def _inside(found, home, around):
     def plausible(i, j, room):
         pixel = 4.0 ** np.maximum(found.level[i], found.level[j])
         inner = np.where(wanted(i, j), area[i], area[j]) / pixel
-        return (wanted(i, j) | wanted(j, i)) & (_SLACK * np.maximum(room, 1) >= _INSIDE * inner)
+        return (wanted(i, j) | wanted(j, i)) & (_SLACK * np.maximum(room, 1) >= share * inner)
 
     parts = []
     for pairs in overlaps(found, plausible, around):
         swap = ~wanted(pairs.i, pairs.j)
         inner, outer = np.where(swap, pairs.j, pairs.i), np.where(swap, pairs.i, pairs.j)
-        within = pairs.shared >= _INSIDE * np.where(swap, pairs.area_j, pairs.area_i)
+        within = pairs.shared >= share * np.where(swap, pairs.area_j, pairs.area_i)
         parts.append((inner[within], outer[within]))
     return _join(parts, (np.int64, np.int64))
 

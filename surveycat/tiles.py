@@ -321,6 +321,21 @@ class TileGrid:
         """
         return self._finest_level(side, self.reach)
 
+    def endless_home_level(self, side):
+        """Home level of objects if there were no top level: larger ones have a higher one, whatever the image's size.
+
+        Parameters
+        ----------
+        side : float or ndarray
+            Larger side of the object's box, in pixels of level 0.
+
+        Returns
+        -------
+        int64 ndarray
+            The finest level, of all there could be, on which the side is at most `reach`.
+        """
+        return _finest_level(side, self.reach)
+
     def look_level(self, side):
         """Finest level on which a box of larger side `side` (level-0 pixels) takes at most 3/4 of a tile.
 
@@ -338,9 +353,7 @@ class TileGrid:
 
     def _finest_level(self, side, limit):
         """Finest level on which a side, given in pixels of level 0, is at most `limit`, or the top level."""
-        side = np.maximum(np.asarray(side, dtype=float), 1)
-        level = np.ceil(np.log2(side / limit)).astype(np.int64)
-        return np.clip(level, 0, self.n_levels - 1)
+        return np.minimum(_finest_level(side, limit), self.n_levels - 1)
 
     def centred_tile(self, index, level, y, x):
         """A tile on `level` with edge coordinates (`y`, `x`) in its middle, moved to lie inside the image.
@@ -395,6 +408,12 @@ class TileGrid:
             n = np.searchsorted(origins, last, side="right") - np.searchsorted(origins, first, side="left")
             count = count * np.maximum(n, 0)
         return count
+
+
+def _finest_level(side, limit):
+    """Finest of endless levels on which a side, given in pixels of level 0, is at most `limit`."""
+    side = np.maximum(np.asarray(side, dtype=float), 1)
+    return np.maximum(np.ceil(np.log2(side / limit)), 0).astype(np.int64)
 
 
 def _axis_origins(n, size, step, shift):

@@ -323,6 +323,27 @@ def test_knot_that_the_larger_ones_look_does_not_show_goes():
     assert names(catalogue(picky(sees, (900, 900, 600), (400, 400, 40)), grid)) == [0, 1]
 
 
+def test_piece_of_a_galaxy_as_large_as_the_image_goes():
+    """Protects the largest galaxies: the top level is home to them and to large pieces of them alike."""
+    grid = TileGrid((700, 700))
+
+    def sees(which, tile):
+        return which == 0 or tile.level == 1
+
+    galaxies = (350, 350, 600), (420, 350, 230)
+    assert names(catalogue(picky(sees, *galaxies), grid)) == [0]
+    # What the galaxy's own level shows as well is another one.
+    objects = catalogue(detector_of(*galaxies), grid)
+    assert names(objects) == [0, 1] and (objects.host >= 0).sum() == 1
+
+
+@pytest.mark.parametrize("away, on", [(196, True), (206, False)])
+def test_host_of_what_lies_across_its_edge(away, on):
+    """Protects users who leave out what lies on others: half of a mask on a larger one is enough."""
+    objects = catalogue(detector_of((900, 900, 400), (900, 900 + away, 40)), TileGrid((2000, 2000)))
+    assert names(objects) == [0, 1] and (objects.host >= 0).any() == on
+
+
 @pytest.mark.parametrize(
     "hidden_from, stays", [("nothing", True), ("a tile of the grid", False), ("its own look", False)]
 )

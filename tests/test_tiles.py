@@ -109,6 +109,7 @@ def test_home_levels_at_their_borders():
     assert grid.home_level([1, 56, 56.5, 112, 113, 1792, 1793, 9999]).tolist() == [0, 0, 1, 1, 2, 5, 5, 5]
     assert grid.look_level([56, 192, 193, 384, 385]).tolist() == [0, 0, 1, 1, 2]
     assert TileGrid((100, 100)).home_level([5, 90]).tolist() == [0, 0]
+    assert TileGrid((100, 100)).endless_home_level([5, 90, 225]).tolist() == [0, 1, 3]
 
 
 @settings(max_examples=40, deadline=None)

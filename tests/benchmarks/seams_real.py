@@ -6,7 +6,10 @@ From each field 1 to 191 px are cut off at the top and at the left, so that ever
 Objects with a score above 0.7 of the whole field are looked for in the catalogue of each crop, and those of the crop in
 that of the whole field: a row within 1.5 px is the same object.  Left out are those that the crop's border cuts
 (nearer to it than 4 px), nothing else.  The distance to a seam is that of the object's middle from the nearest edge of
-a tile, in the catalogue searched, in pixels of the object's home level.
+a tile, in the catalogue searched, in pixels of the object's home level.  Whether it matters is asked of every object
+of any catalogue, looked for in all of them: found here and not there, it says something of the distance, whatever
+makes it easy or hard to find.  The rate of each bin stands beside the one expected if distance did not matter, and
+`chance_of_flat` is the share of shuffles, of distances among the catalogues of each object, that scatter as much.
 
 One that is not found has moved (a row lies near, its mask is another), or the seam rule has lost it (a tile of its home
 level has it whole, with the score that a row needs), or the network does not see it: its scores depend on where in a
@@ -128,11 +131,12 @@ def looked_for(source, target, offset, first):
 
 
 def survey(field, data, weights, shifts, rng):
-    """All comparisons of one field: objects, doubles and rows along seams."""
+    """All comparisons of one field: objects, doubles, rows along seams, and every object in every catalogue."""
     pixels = np.asarray(Image.open(data / "fields" / field / "field.jpg").convert("RGB"))
     whole = Searched(pixels, weights)
     found = {"rows": len(whole.rows), "objects": [], "doubles": [], "along_seams": [], "along_other_lines": 0}
     _look_over(found, whole, (0, 0))
+    catalogues = [((0, 0), whole)]
     for dy, dx in rng.integers(1, 192, (shifts, 2)).tolist():
         crop = Searched(np.ascontiguousarray(pixels[dy:, dx:]), weights)
         _look_over(found, crop, (dy, dx))
@@ -142,7 +146,46 @@ def survey(field, data, weights, shifts, rng):
         }
         for way, objects in ways.items():
             found["objects"] += [{"way": way, "shift": [dy, dx], **each} for each in objects]
+        catalogues.append(((dy, dx), crop))
+    found["trials"] = trials(catalogues)
     return found
+
+
+def trials(catalogues):
+    """Every sure object of any catalogue, looked for in all that hold it uncut.
+
+    Parameters
+    ----------
+    catalogues : list of ((int, int), Searched)
+        Each with the row and column of the whole field where it begins.
+
+    Returns
+    -------
+    list of (int, bool, float)
+        Number of the object, whether it is there, and its distance from the nearest seam there.
+    """
+    places, boxes = np.empty((0, 2)), np.empty((0, 4))
+    for corner, searched in catalogues:
+        rows = searched.rows[searched.rows["score"] > SURE]
+        here = rows[["y", "x"]].to_numpy(dtype=float) + corner
+        new = np.array([np.hypot(*(places - place).T).min(initial=np.inf) > NEAR for place in here], dtype=bool)
+        places = np.concatenate([places, here[new]])
+        box = rows[["y_min", "x_min", "y_max", "x_max"]].to_numpy(dtype=float) + np.tile(corner, 2)
+        boxes = np.concatenate([boxes, box[new]])
+    return [trial for corner, searched in catalogues for trial in _looks_in(searched, places - corner, boxes, corner)]
+
+
+def _looks_in(searched, places, boxes, corner):
+    """The trials of one catalogue: `places` in its own pixels, `boxes` in those of the whole field."""
+    rows, grid = searched.rows[["y", "x"]].to_numpy(dtype=float), searched.grid
+    for number, (place, box) in enumerate(zip(places, boxes, strict=True)):
+        low, high = box[:2] - corner, box[2:] - corner
+        if (low < MARGIN).any():
+            continue
+        home = int(grid.home_level((high - low).max()))
+        middle = (low + high) / 2 / 2**home
+        distance = min(near(edges, m) for edges, m in zip(seams(grid, home), middle, strict=True))
+        yield number, bool(np.hypot(*(rows - place).T).min(initial=np.inf) <= NEAR), float(distance)
 
 
 def _look_over(found, searched, shift):
@@ -160,24 +203,50 @@ def _look_over(found, searched, shift):
         found["along_other_lines"] += outline_on_seams(row, grid, moved=grid.step // 2) > MOST_ON_SEAM
 
 
-def by_distance(objects):
-    """Rates against the distance to the nearest seam, and how likely a flat rate would scatter as much."""
-    from scipy.stats import chi2_contingency
+def by_distance(trials, shuffles=2000):
+    """Rates against the distance to the nearest seam, and how likely they would scatter as much if it did not matter.
 
-    distance = np.array([each["distance"] for each in objects])
-    found = np.array([each["found"] for each in objects])
+    Parameters
+    ----------
+    trials : list of (int, bool, float)
+        As `trials` gives them, with a number of its own for each object.
+    shuffles : int, optional
+        Of distances among the trials of each object.
+
+    Returns
+    -------
+    rates : dict
+        A rate for each bin, with what is ``expected`` there from the rates of its objects.
+    chance : float
+    """
+    number, found, distance = (np.array(column) for column in zip(*sorted(trials), strict=True))
+    _, number = np.unique(number, return_inverse=True)
     which = np.clip(np.digitize(distance, BINS) - 1, 0, len(BINS) - 1)
-    table = np.array([[np.sum(found[which == k]), np.sum(~found[which == k])] for k in range(len(BINS))])
-    table = table[table.sum(axis=1) > 0]
-    flat = float(chi2_contingency(table).pvalue) if len(table) > 1 and table.sum(axis=0).all() else 1.0
+    of_object = np.bincount(number, weights=found) / np.bincount(number)
+    total = np.bincount(which, minlength=len(BINS))
+
+    def scatter(bins):
+        hits = np.bincount(bins, weights=found, minlength=len(BINS))
+        expected = np.bincount(bins, weights=of_object[number], minlength=len(BINS))
+        return ((hits - expected) ** 2 / np.maximum(total, 1)).sum()
+
+    rng = np.random.default_rng(0)
+    shuffled = [scatter(which[np.lexsort([rng.random(len(which)), number])]) for _ in range(shuffles)]
+    chance = (1 + np.sum(np.array(shuffled) >= scatter(which))) / (1 + shuffles)
     names = [f"{low} to {high} px" for low, high in zip(BINS, BINS[1:], strict=False)] + [f"{BINS[-1]} px or more"]
-    return {name: rate(found[which == k].sum(), np.sum(which == k)) for k, name in enumerate(names)}, flat
+    rates = {}
+    for k, name in enumerate(names):
+        here = which == k
+        expected = round(float(of_object[number[here]].mean()), 4) if here.any() else None
+        rates[name] = rate(found[here].sum(), here.sum()) | {"expected": expected}
+    return rates, float(chance)
 
 
 def figures_of(surveys):
     """The figures that are asked for, pooled over fields and shifts."""
     objects = [each for found in surveys.values() for each in found["objects"]]
-    rates, flat = by_distance(objects)
+    each = [(f"{field} {n}", *rest) for field, found in surveys.items() for n, *rest in found["trials"]]
+    rates, flat = by_distance(each)
     figures = {
         "found": rate(sum(o["found"] for o in objects), len(objects)),
         "same_class": rate(sum(o["same_class"] for o in objects), sum(o["found"] for o in objects)),
@@ -226,11 +295,13 @@ def main():
         print(f"{field}: {surveys[field]['rows']} rows, {time.perf_counter() - started:.0f} s", flush=True)
         figures = figures_of(surveys)
         details = {name: {"missed_most": worst(found), **found} for name, found in surveys.items()}
+        for found in details.values():
+            del found["trials"]
         report({"weights": asked.weights, "figures": figures, "fields": details}, asked.out)
     for name, figure in figures.items():
         if name == "found_by_distance":
             for distance, value in figure.items():
-                print(f"  {distance + ' from a seam':40}{said(value)}")
+                print(f"  {distance + ' from a seam':40}{said(value)}, expected {value['expected']}")
         else:
             print(f"{name:42}{said(figure) if isinstance(figure, dict) and 'low' in figure else figure}")
 

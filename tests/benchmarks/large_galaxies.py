@@ -8,8 +8,10 @@ cutouts   galaxies of the test split, enlarged to 300 to 1500 px and added to th
 hcg7      a picture of SkyServer: four galaxies within 2", none of the artefacts
 hudf      the Hubble Ultra Deep Field: the two largest galaxies, and none of its bright ones twice
 
-A galaxy's row is the largest one whose footprint holds its middle.  It is *one row* if no other row is centred in it
-(for the cutouts in the true mask), but for those that the same sky shows without the galaxy.
+A galaxy's row is the largest one whose footprint holds its middle.  It is *one row* if no other one is a double or a
+piece of it: centred in its footprint without naming a `host`, or with a tenth of its area there.  Counted beside that,
+but for those that the same sky shows without the galaxy: smaller rows *on it* (they name a host: companions, stars,
+knots), and *around it* (for the cutouts: centred in the true mask, not in the footprint).
 """
 
 import time
@@ -35,16 +37,24 @@ ARTEFACTS = {"trail, upper right": (105, 940, 165, 1024), "blue bar": (205, 995,
 ARTEFACTS["red and violet stars, lower right"] = (880, 900, 980, 940)
 
 
+LEAST_PIECE = 0.1  # of a galaxy's area
+TOLD = ["y", "x", "area_pix", "score", "host"]  # of other rows
+
+
 def row_of(table, shapes, y, x):
     """Position of the largest row whose footprint holds a point; None if there is none."""
     holds = np.flatnonzero(shapely.contains_xy(shapes, x, y)) if len(shapes) else []
     return int(holds[np.argmax(shapely.area(shapes[holds]))]) if len(holds) else None
 
 
-def rows_in(table, shape, but=None):
-    """Positions of rows, other than `but`, that are centred in a polygon."""
-    inside = np.flatnonzero(shapely.contains_xy(shape, table["x"], table["y"])) if len(table) else []
-    return [int(i) for i in inside if i != but]
+def rows_on(table, shapes, row, truth):
+    """Positions of rows other than a galaxy's: doubles or pieces of it, smaller ones on it, and around it."""
+    inside, around = (shapely.contains_xy(shape, table["x"], table["y"]) for shape in (shapes[row], truth))
+    large = shapely.area(shapely.intersection(shapes, shapes[row])) >= LEAST_PIECE * shapely.area(shapes[row])
+    hosted = table["host"].to_numpy() > 0
+    doubles = large | (inside & ~hosted)
+    kinds = {"doubles": doubles, "on_it": inside & ~doubles, "around_it": around & ~inside & ~doubles}
+    return {kind: [i for i in np.flatnonzero(which).tolist() if i != row] for kind, which in kinds.items()}
 
 
 def outcome(table, y, x, label, truth=None, known=None):
@@ -70,23 +80,23 @@ def outcome(table, y, x, label, truth=None, known=None):
     shapes = polygons(table)
     row = row_of(table, shapes, y, x)
     if row is None:
-        return {"found": False, "one_row": False, "right_class": False, "others": []}
-    others = rows_in(table, shapes[row] if truth is None else truth, row)
+        return {"found": False, "one_row": False, "right_class": False}
+    others = rows_on(table, shapes, row, shapes[row] if truth is None else truth)
     if known is not None and len(known):
         places = table[["y", "x"]].to_numpy()
-        others = [i for i in others if np.hypot(*(known - places[i]).T).min() > 3]
+        new = {i for i in range(len(table)) if np.hypot(*(known - places[i]).T).min() > 3}
+        others = {kind: [i for i in rows if i in new] for kind, rows in others.items()}
     said_of = table.iloc[row]
     return {
         "found": True,
-        "one_row": not others,
+        "one_row": not others["doubles"],
         "right_class": bool(said_of["class"] == label),
         "score": round(float(said_of["score"]), 3),
         "p_spiral": round(float(said_of["p_spiral"]), 3),
         "side": int(max(said_of["y_max"] - said_of["y_min"], said_of["x_max"] - said_of["x_min"])),
         "level": int(said_of["level"]),
         "flags": int(said_of["flags"]),
-        "others": table.iloc[others][["y", "x", "area_pix", "score", "host"]].round(2).to_dict("records"),
-    }
+    } | {kind: table.iloc[rows][TOLD].round(2).to_dict("records") for kind, rows in others.items()}
 
 
 def pooled(cases):
@@ -96,6 +106,11 @@ def pooled(cases):
         "one_row": rate(sum(c["one_row"] for c in cases), len(cases)),
         "right_class": rate(sum(c["found"] and c["right_class"] for c in cases), sum(c["found"] for c in cases)),
     }
+
+
+def more_rows(cases):
+    """How many rows there are beside those of the galaxies themselves, by kind."""
+    return {kind: sum(len(c.get(kind, [])) for c in cases) for kind in OTHERS}
 
 
 def ngc6976(asked):
@@ -112,7 +127,8 @@ def ngc6976(asked):
         for _, galaxy in truth.iterrows():
             y, x = ((galaxy[axis] - edge + 0.5) * factor - 0.5 for axis, edge in (("y", box[1]), ("x", box[0])))
             cases.append({"name": galaxy["name"], "factor": factor} | outcome(table, y, x, galaxy["class"]))
-    return {"cases": cases, "rates": pooled([case for case in cases if case["factor"] > 1])}
+    enlarged = [case for case in cases if case["factor"] > 1]
+    return {"cases": cases, "rates": pooled(enlarged), "other_rows": more_rows(enlarged)}
 
 
 def cutouts(asked):
@@ -132,7 +148,7 @@ def cutouts(asked):
         sizes = rng.permutation(np.geomspace(300, 1500, asked.galaxies // 2))
         for size, stamp in zip(sizes, stamps, strict=False):
             cases.append({"id": stamp["id"], "label": label} | on_sky(stamp, label, size, sky, bare, rng, asked))
-    return {"cases": cases, "rates": pooled(cases)}
+    return {"cases": cases, "rates": pooled(cases), "other_rows": more_rows(cases)}
 
 
 def on_sky(stamp, label, size, sky, bare, rng, asked):
@@ -212,7 +228,7 @@ def _preview(asked, name):
     return asked.previews and asked.previews / f"{name}.png"
 
 
-VERDICTS = ("found", "one_row", "right_class")
+VERDICTS, OTHERS = ("found", "one_row", "right_class"), ("doubles", "on_it", "around_it")
 PARTS = {"ngc6976": ngc6976, "cutouts": cutouts, "hcg7": hcg7, "hudf": hudf}
 
 
@@ -220,11 +236,11 @@ def show(part, figures):
     """Print the figures of one part."""
     for case in figures.get("cases", []) if part != "hudf" else figures["largest_two"]:
         marks = "".join(key[0] if case.get(key) else "-" for key in VERDICTS)
-        rest = {k: v for k, v in case.items() if k not in (*VERDICTS, "others")}
-        print(f"  {marks} {rest}" + (f" others: {len(case['others'])}" if case.get("others") else ""))
+        rest = {k: v for k, v in case.items() if k not in (*VERDICTS, *OTHERS)}
+        print(f"  {marks} {rest}", *(f"{kind}: {len(case[kind])}" for kind in OTHERS if case.get(kind)))
     for name, value in figures["rates"].items():
         print(f"{part}: {name:14}{said(value)}")
-    for name in ("artefacts", "twice", "doubled_rows"):
+    for name in ("other_rows", "artefacts", "twice", "doubled_rows"):
         if name in figures:
             print(f"{part}: {name}: {figures[name]}")
 

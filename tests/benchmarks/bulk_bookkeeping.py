@@ -68,6 +68,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         write_list(folder / "list.csv", n)
+        print(f"peak memory before {peak():.0f} MB, the list not read yet")
         started, cpu = time.perf_counter(), time.process_time()
         options = {"images": folder, "out": folder / "out", "keep": ["gz2class"], "detector": BlobDetector()}
         MODULE.outcomes = stub(n // 2)

@@ -27,6 +27,7 @@ __all__ = [
     "atomic_write",
     "check_distinct",
     "check_output",
+    "check_writable",
     "column_of",
     "columns_markdown",
     "conform",
@@ -505,11 +506,27 @@ def check_output(path, overwrite=False, known=None):
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}; make it first")
     if path.exists() and not overwrite:
         raise OutputError(f"{path} exists already; choose another name or ask to overwrite it")
-    try:
-        tempfile.TemporaryFile(dir=path.parent).close()
-    except OSError as error:
-        raise OutputError(f"cannot write into {path.parent}: {error.strerror}; choose another folder") from error
+    check_writable(path.parent)
     return path
+
+
+def check_writable(folder):
+    """Refuse a folder into which nothing can be written, before any work is done for it.
+
+    Parameters
+    ----------
+    folder : path-like
+        It exists.
+
+    Raises
+    ------
+    OutputError
+        With the reason that the file system gives.
+    """
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OutputError(f"cannot write into {folder}: {error.strerror}; choose another folder") from error
 
 
 def check_distinct(outputs, inputs):

@@ -29,13 +29,17 @@ def _reporting(command):
     @click.option("-q", "--quiet", is_flag=True, help="Say nothing but errors.")
     @functools.wraps(command)
     def reporting(debug, verbose, quiet, **options):
+        unfinished = _unfinished(options.get("out"))
         try:
             with _log_to_stderr(verbose, quiet):
                 code = command(quiet=quiet, **options)
         except (SurveycatError, OSError) as error:
             if debug:
                 raise
-            click.echo(f"surveycat: {_one_line(error)}", err=True)
+            said = _one_line(error)
+            if not unfinished and "--resume" not in said and _unfinished(options.get("out")):
+                said += f"; {_way_on(options['out'])}"
+            click.echo(f"surveycat: {said}", err=True)
             code = 1
         except KeyboardInterrupt:
             click.echo(f"surveycat: interrupted, {_way_on(options.get('out'))}", err=True)
@@ -45,11 +49,20 @@ def _reporting(command):
     return reporting
 
 
-def _way_on(out):
-    """Say what an interrupted command has left behind and how to go on."""
+def _unfinished(out):
+    """Whether a command that writes `out` has left what it can go on with."""
+    if out is None:
+        return False
     from surveycat.unfinished import partial_folder
 
-    if out is None or not partial_folder(out).is_dir():
+    return partial_folder(out).is_dir()
+
+
+def _way_on(out):
+    """Say what a command that ended early has left behind and how to go on."""
+    from surveycat.unfinished import partial_folder
+
+    if not _unfinished(out):
         return "nothing was written"
     return f"what is finished is kept in {partial_folder(out)}; add --resume to the same command to go on"
 

@@ -209,6 +209,7 @@ def _check_folder(out, overwrite):
     there = [name for name in FILES if (out / name).exists()]
     if there and not overwrite:
         raise OutputError(f"{out / there[0]} exists already; choose another folder or ask to overwrite it")
+    catalog.check_writable(out if out.exists() else out.parent)
 
 
 # The image ------------------------------------------------------------------------------------------------

@@ -102,6 +102,7 @@ def check_folder(folder, overwrite=False):
         raise OutputError(f"--report {folder}: there is no folder {folder.resolve().parent}; make it first")
     if (folder / FILES[0]).exists() and not overwrite:
         raise OutputError(f"--report {folder} holds a report already; choose another folder or ask to overwrite it")
+    catalog.check_writable(folder if folder.exists() else folder.resolve().parent)
     return folder
 
 

@@ -243,5 +243,6 @@ def _north_and_east(image):
     step = 2 * image.pixel_scale / 3600
     sign = -1 if dec + step > 90 else 1  # at the pole, go south and turn round
     north = np.array([float(v) for v in image.sky_to_pixel(ra, dec + sign * step)]) - (x, y)
-    east = np.array([float(v) for v in image.sky_to_pixel(ra + step / np.cos(np.radians(dec)), dec)]) - (x, y)
+    turn = min(step / np.cos(np.radians(dec)), 1.0)  # near the pole a step to the east would run round it
+    east = np.array([float(v) for v in image.sky_to_pixel(ra + turn, dec)]) - (x, y)
     return [sign * north / np.hypot(*north), east / np.hypot(*east)]

@@ -255,7 +255,8 @@ def test_full_disk(folder, monkeypatch):
     monkeypatch.setattr(pipeline.catalog, "atomic_write", full)
     result = surveycat("run", "field.png", "--ra", "1", "--dec", "2", "--out", "cat.parquet", "-q")
     assert result.exit_code == 1
-    assert result.stderr == "surveycat: cat.parquet: No space left on device\n"
+    kept = "what is finished is kept in cat.parquet.partial; add --resume to the same command to go on"
+    assert result.stderr == f"surveycat: cat.parquet: No space left on device; {kept}\n"
     assert not (folder / "cat.parquet").exists()
 
 

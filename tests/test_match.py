@@ -185,6 +185,17 @@ def test_outputs_are_checked_before_anything_is_read(tmp_path, catalogue):
     assert (tmp_path / "m.parquet").read_text() == "precious"
 
 
+def test_a_report_that_cannot_be_written_is_said_before_the_match(tmp_path, catalogue, monkeypatch):
+    """Not after the tables are read, and SDSS was asked."""
+
+    def refused(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refused)
+    with pytest.raises(OutputError, match="cannot write into .*: Permission denied; choose another folder"):
+        match(catalogue, tmp_path / "nothing.csv", report=tmp_path / "report")
+
+
 def test_no_output_replaces_another_or_an_input(tmp_path, catalogue):
     """Neither is written when both have one name, and a table that was matched is not lost to `overwrite`."""
     out, other = tmp_path / "m.csv", tmp_path / "ours.csv"

@@ -433,7 +433,7 @@ def build(split, folder, data=SHARED_DATA):
 def save(sky, path):
     """Store a piece of sky (npz, atomic)."""
     masks = [o.mask for o in sky.objects]
-    partial = path.with_suffix(".partial.npz")
+    partial = path.with_name(f".{path.name}")  # what looks for pieces of sky does not take a hidden file for one
     np.savez(
         partial,
         name=sky.name,

@@ -135,6 +135,7 @@ def bulk(
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "run_seconds": round(time.monotonic() - started, 1),
         }
+        log.info("putting the dataset together")
         return store.publish(todo, list(keep), todo.refused, order, about)
 
 

@@ -121,6 +121,23 @@ def test_objects_depend_on_the_seed_alone(module):
         assert apart.min() >= module.LEAST_APART
 
 
+def test_no_galaxy_is_denser_than_galaxies_are(module):
+    """Bright ones are larger where the sizes asked for would make them stars; without a zero point none is."""
+    surface = 5 * np.log10(0.4)  # AB magnitudes, 0.4 arcsec per pixel
+    drawn = [
+        module.draw((900, 900), 200, 10, (16, 21), (1, 4), None, np.random.default_rng(0), value)
+        for value in (surface, np.nan)
+    ]
+    bound, free = ({name: each[name][each["kind"] == "galaxy"] for name in each} for each in drawn)
+    area = 2 * np.pi * bound["half_light_radius"] ** 2 * bound["axis_ratio"]
+    brightness = bound["magnitude"] + 2.5 * np.log10(area) + surface
+    limit = np.where(bound["sersic"] == 1, module.DENSEST[1.0], module.DENSEST[4.0])
+    assert (brightness > limit - 1e-9).all() and (brightness < limit + 0.05).any()
+    assert (free["half_light_radius"] < 4).all() and (free["half_light_radius"] < bound["half_light_radius"]).any()
+    faint = (free["magnitude"] > 20.6) & (free["axis_ratio"] > 0.6)
+    assert np.array_equal(free["half_light_radius"][faint], bound["half_light_radius"][faint])
+
+
 @pytest.fixture(scope="module")
 def picture(tmp_path_factory):
     """A picture of sky and 60 blobs, as a file."""
@@ -211,7 +228,7 @@ def test_command_line(picture, tmp_path, monkeypatch, module):
     """The command passes on what it is given, says what came out, and errors are one line."""
     monkeypatch.setattr(module, "DetectorSpec", lambda weights, preset: BlobDetector(threshold=60))
     arguments = ["inject", str(picture), "--out", str(tmp_path / "out"), *"--galaxies 9 --stars 9 --fwhm 4".split()]
-    result = CliRunner().invoke(cli.main, [*arguments, "--magnitudes", "15,16", "--sizes", "1,2", "--zero-point", "22"])
+    result = CliRunner().invoke(cli.main, [*arguments, "--magnitudes", "18,19", "--sizes", "1,2", "--zero-point", "22"])
     assert result.exit_code == 0, result.output
     objects = QTable.read(tmp_path / "out" / "objects.ecsv")
     free = objects[~objects["on_object"]]

@@ -48,7 +48,7 @@ __all__ = [
 MAX_SIDE = 1024  # pixels; windows of larger objects are averaged over blocks
 MAX_STRIP = 2**22  # pixels read at once for such an average
 MAX_VERTICES = 64  # of a polygon on the sky
-TOLERANCE = 0.5  # pixels by which a polygon on the sky may leave out the steps of the outline
+TOLERANCE = 0.5  # pixels that a polygon on the sky may lie from the outline
 INNER = 5.0  # pixels around the centre of a small object that always count for its position
 RIM, HEART = 0.3, 0.5  # depths in a mask as shares of the greatest: no galaxy is centred in its rim
 CORE_RADIUS = 1.7  # pixels; of the window in which the centre of a core is found
@@ -955,8 +955,9 @@ def _regions(to_sky, outlines, mirrored):
 def _simplify(outlines):
     """Leave out the steps of outlines: at most `MAX_VERTICES` corners, the area as it was.
 
-    Douglas-Peucker from `TOLERANCE` upwards; what that takes or adds is made good by scaling about the
-    centroid.
+    Corners are cut off from the middle of one edge of a pixel to that of the next, since a line through the middles
+    follows a flight of steps where one through corners swings to its side. Then Douglas-Peucker, with the tolerance that
+    is left and upwards from it; what both take or add is made good by scaling about the centroid.
 
     Parameters
     ----------
@@ -972,15 +973,15 @@ def _simplify(outlines):
 
     if not outlines:
         return []
-    owner = np.repeat(np.arange(len(outlines)), [len(x) for x, _ in outlines])
-    corners = np.column_stack([np.concatenate(axis) for axis in zip(*outlines, strict=True)])
-    whole = shapely.polygons(shapely.linearrings(corners, indices=owner))
-    simple = shapely.simplify(whole, TOLERANCE)
-    tolerance = TOLERANCE
+    middles = [_middles(x, y) for x, y in outlines]
+    owner = np.repeat(np.arange(len(outlines)), [len(path) for path in middles])
+    paths = shapely.polygons(shapely.linearrings(np.concatenate(middles), indices=owner))
+    tolerance = TOLERANCE - np.sqrt(0.125)  # a corner lies that far from the line that cuts it off
+    simple = shapely.simplify(paths, tolerance)
     while (many := shapely.get_num_coordinates(simple) > MAX_VERTICES + 1).any():
         tolerance *= 1.1
-        simple[many] = shapely.simplify(whole[many], tolerance)
-    scale = np.sqrt(shapely.area(whole) / shapely.area(simple))
+        simple[many] = shapely.simplify(paths[many], tolerance)
+    scale = np.sqrt([_area(x, y) for x, y in outlines] / shapely.area(simple))
     centre = shapely.get_coordinates(shapely.centroid(simple))
     corners, owner = shapely.get_coordinates(simple, return_index=True)
     corners = centre[owner] + (corners - centre[owner]) * scale[owner, None]
@@ -989,6 +990,14 @@ def _simplify(outlines):
         x, y = ring[:-1].T
         rings.append((x, y) if _area(x, y) > 0 else (x[::-1], y[::-1]))
     return rings
+
+
+def _middles(x, y):
+    """Points half a pixel before and half a pixel after each corner of an outline, in order: shape (2 n, 2)."""
+    corners = np.column_stack([x, y]).astype(float)
+    after = np.roll(corners, -1, axis=0) - corners
+    after *= 0.5 / np.abs(after).sum(axis=1, keepdims=True)
+    return np.stack([corners - np.roll(after, 1, axis=0), corners + after], axis=1).reshape(-1, 2)
 
 
 # Point sources --------------------------------------------------------------------------------------------

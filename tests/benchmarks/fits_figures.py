@@ -112,7 +112,11 @@ def against_lsst(table, detections):
 
 
 def against_photutils(table, data):
-    """Distance to photutils' centroids from the same pixels, mask and sky: of the same kind, windowed and isophotal."""
+    """Distance to photutils' centroids from the same pixels, mask and sky: of the same kind, windowed and isophotal.
+
+    Its windowed centroid of an object hundreds of pixels wide may leave the window, and is NaN then: such rows are
+    counted, not compared.
+    """
     windowed, isophotal = [], []
     for row in table:
         source, corner = cut_out(row, data)
@@ -124,7 +128,8 @@ def against_photutils(table, data):
             found.append(np.hypot(*(np.ravel(theirs) + corner - ours)))
     alone = ~overlapping(table)
     return {
-        "windowed_px": median(windowed),
+        "windowed_px": round(float(np.nanmedian(windowed)), 4),
+        "rows_without_windowed_centroid_of_photutils": int(np.isnan(windowed).sum()),
         "isophotal_px": median(isophotal),
         "isophotal_largest_px_without_overlap": round(float(np.max(np.array(isophotal)[alone])), 6),
         "rows_without_overlap": int(alone.sum()),
@@ -209,7 +214,7 @@ def epochs_agree(tables, offsets, truths):
         gap, row = nearest(galaxies["x"], galaxies["y"], *place(table))
         magnitude = np.where(gap <= RADIUS, np.asarray(table["mag_r"].value, float)[row], np.nan)
         found.append(pd.DataFrame({"ours": magnitude, "list": galaxies["petromag_r"].to_numpy()}, galaxies["id"]))
-    both = found[0].join(found[1], rsuffix="_2", how="inner").dropna()
+    both = found[0].join(found[1].add_suffix("_2"), how="inner").dropna()
     bare = (both["ours"] - both["ours_2"]).to_numpy()
     tied = bare - (offsets[0] - offsets[1])
     figures = {"galaxies": len(both), "median_by_header": signed_median(bare), "median_tied": signed_median(tied)}

@@ -14,7 +14,7 @@ import numpy as np
 
 from surveycat.auxiliary import attach, open_mask
 from surveycat.errors import ImageError, OptionError
-from surveycat.raster import WAVELENGTH_NM, file_key
+from surveycat.raster import WAVELENGTH_NM, file_key, without_padding
 from surveycat.readers import is_fits, open_raster, split_extension
 from surveycat.scratch import Scratch
 from surveycat.wcs import pixel_scale_of, pixel_to_sky, quiet, sky_to_pixel
@@ -216,7 +216,7 @@ def _open_band(path, scratch):
     if raster.picture or len(raster.bands) > 1:
         kind = "a picture" if raster.picture else f"{len(raster.bands)} planes"
         raise ImageError(f"{path} is {kind}, not one band of an image: give one FITS image per band")
-    return raster
+    return without_padding(raster)
 
 
 def shown(names):

@@ -357,6 +357,7 @@ def fetch(ra, dec, size, out, quiet, pixel_scale, overwrite, **service):
 @click.option("--bands", default="auto", show_default=True, help="As in run: names of FITS files that are bands.")
 @click.option("--region", help="Only this part of the image, as in run.")
 @_network_options
+@click.option("--resample", default="auto", show_default=True, help="As in run: search at 1/FACTOR of the resolution.")
 @click.option("--overwrite", is_flag=True, help="Replace an earlier result.")
 @_reporting
 def inject(images, out, quiet, magnitudes, sizes, **options):

@@ -17,7 +17,7 @@ from surveycat import levels, sky, wcs
 from surveycat.auxiliary import attach, auxiliary_paths, weight_notes
 from surveycat.bands import Bands, open_bands
 from surveycat.errors import ImageError, OptionError
-from surveycat.raster import array_raster, file_key
+from surveycat.raster import array_raster, file_key, without_padding
 from surveycat.readers import open_raster, split_extension
 from surveycat.region import overlap, parse_region
 from surveycat.scratch import Scratch
@@ -28,6 +28,7 @@ __all__ = ["Image", "ImageSource", "open_image", "parse_region"]
 TILE = 256  # the coarsest level is the first that fits into a tile of this size
 WIDEST = 8192  # pixels rendered at a time; a JPEG has at most 65,535
 BURNT, MOST_BURNT = 250, 0.2  # counts, and the share of pixels above which a picture is burnt out
+NOISE_SIDE = 256  # pixels after which the noise repeats that is shown outside of linear data
 MOST_NOISE = 30  # counts; the noise of a picture of the sky is below 20
 BRIGHT_SKY = 150  # counts: a picture with a sky like this is a negative
 
@@ -101,7 +102,8 @@ class ImageSource:
             raster = open_bands(self.image, scratch, *auxiliary)
             path = split_extension(self.image.reference)[0]
         else:
-            raster = attach(open_raster(self.image, scratch), str(self.image), *auxiliary, scratch)
+            opened = without_padding(open_raster(self.image, scratch))
+            raster = attach(opened, str(self.image), *auxiliary, scratch)
             path = split_extension(self.image)[0]
         given = self.wcs, self.ra, self.dec, self.pixel_scale, self.rotation
         return Image(replace(self, region=None), raster, sky.locate(raster, path, *given), scratch)
@@ -260,7 +262,7 @@ class Image:
             return hashlib.sha256(np.ascontiguousarray(image)).hexdigest()
         return _sha256_of(image.paths if isinstance(image, Bands) else (image,))
 
-    @property
+    @cached_property
     def auxiliary(self):
         """What goes with the image: names and hashes of files, by "mask" and "weight"; empty for most images."""
         both = zip(("mask", "weight"), self._auxiliary, strict=True)
@@ -305,7 +307,8 @@ class Image:
         Parameters
         ----------
         box : tuple of int
-            ``(y0, x0, y1, x1)`` in pixels of the level; outside the image is the colour of its sky.
+            ``(y0, x0, y1, x1)`` in pixels of the level; outside the image is the colour of its sky, for linear data
+            with its noise.
         level : int
             0 for the pixels as they are, k for blocks of 2^k x 2^k averaged.
 
@@ -316,7 +319,7 @@ class Image:
         picture = np.empty((box[2] - box[0], box[3] - box[1], 3), np.uint8)
         inside, target = overlap(box, self.level_shape(level))
         if inside is None or target != (0, 0, *picture.shape[:2]):
-            picture[:] = np.rint(self._sky)
+            picture[:] = self._beyond(box, level)
         if inside is not None:
             picture[target[0] : target[2], target[1] : target[3]] = self._picture(inside, level)
         return picture
@@ -455,6 +458,22 @@ class Image:
 
     def _planes(self, box, which=None):
         return self._raster.planes(self._in_raster(box), which=which)
+
+    def _beyond(self, box, level):
+        """What is shown outside of the image, for a box."""
+        if self._raster.picture:
+            return np.rint(self._sky)
+        if level:
+            return np.rint(self._noise.mean(axis=(0, 1)))
+        y0, x0, y1, x1 = self._in_raster(box)
+        rows, columns = np.arange(y0, y1) % NOISE_SIDE, np.arange(x0, x1) % NOISE_SIDE
+        return self._noise[rows[:, None], columns]
+
+    @cached_property
+    def _noise(self):
+        """Picture of sky with the noise of linear data: shape (NOISE_SIDE, NOISE_SIDE, 3)."""
+        nothing = np.full((len(self._stretch.noise), NOISE_SIDE, NOISE_SIDE), np.nan, np.float32)
+        return as_jpeg(self._stretch.render(nothing))
 
     def _picture(self, box, level):
         """Picture of a box inside a level."""

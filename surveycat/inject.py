@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,7 @@ from surveycat.measure import reference_band
 from surveycat.mrcnn.detector import DetectorSpec
 from surveycat.pipeline import check_min_score, search
 from surveycat.region import parse_region
+from surveycat.sampling import asked_level, shrink_level
 from surveycat.stretch import NANOMAGGY_BRIGHTNESS
 from surveycat.wcs import SDSS_SCALE
 
@@ -103,6 +105,7 @@ def inject(
     preset=None,
     detector=None,
     min_score=0.5,
+    resample="auto",
     overwrite=False,
     progress=None,
 ):
@@ -131,7 +134,7 @@ def inject(
         magnitudes are then in the image's own units.
     seed : int, optional
         The same seed adds the same objects.
-    bands, region, weights, preset, detector, min_score, progress
+    bands, region, weights, preset, detector, min_score, resample, progress
         As in `surveycat.run`.
     overwrite : bool, optional
         Replace what `out` holds from an earlier run.
@@ -149,6 +152,7 @@ def inject(
     _check_options(galaxies, stars, magnitudes, sizes, fwhm, zero_point, seed)
     check_min_score(min_score)
     _check_folder(out, overwrite)
+    asked_level(resample)
     files = None if cutouts is None else galaxy_files(cutouts)
     single = isinstance(images, (str, os.PathLike, np.ndarray))
     gathered, _ = gather([images] if single else list(images), bands)
@@ -170,8 +174,12 @@ def inject(
             "min_score": min_score,
             "bands": image.bands,
         }
-        log.info("%s", field.meta["magnitudes"])
-        _search_rounds(image, field, objects, detector, min_score, seed, progress)
+        level, why = shrink_level(image, resample)
+        for note in (field.meta["magnitudes"], *why):
+            log.info("%s", note)
+        meta["searched_level"] = level
+        rows_of = partial(_rows, detector=detector, min_score=min_score, level=level)
+        _search_rounds(image, field, objects, rows_of, seed, progress)
     result = Injection(_table(objects, meta), rates(objects, magnitudes, sizes, meta))
     if out is not None:
         _write(result, out)
@@ -565,7 +573,7 @@ def _centre(light):
 # The search -----------------------------------------------------------------------------------------------
 
 
-def _search_rounds(image, field, objects, detector, min_score, seed, progress):
+def _search_rounds(image, field, objects, rows_of, seed, progress):
     """Search the image as it is, and with the objects of each round; fill in what was found."""
     count = len(objects["x"])
     objects |= {
@@ -581,13 +589,13 @@ def _search_rounds(image, field, objects, detector, min_score, seed, progress):
         if progress is not None:
             progress("rounds", step, len(rounds) + 1)
 
-    plain = _rows(image, detector, min_score)
+    plain = rows_of(image)
     told(1)
     for step, number in enumerate(rounds, 2):
         index = np.flatnonzero(objects["round"] == number)
         stamps = [stamp_of(objects, i, field, np.random.default_rng([seed, 2, i])) for i in index]
         with altered(image, stamps) as changed:
-            table = _rows(changed, detector, min_score)
+            table = rows_of(changed)
         x, y = objects["x"][index], objects["y"][index]
         objects["on_object"][index] = _nearest(x, y, plain)[0] <= radius
         distance, row = _nearest(x, y, table)
@@ -597,9 +605,9 @@ def _search_rounds(image, field, objects, detector, min_score, seed, progress):
         told(step)
 
 
-def _rows(image, detector, min_score):
+def _rows(image, detector, min_score, level):
     """Catalogue of an image, in its own pixels; a tile that fails is an error here."""
-    table, failed = search(image, detector, 0, min_score)
+    table, failed = search(image, detector, 0, min_score, level=level)
     if failed:
         raise RunFailed(f"{image.name}: a tile could not be searched: {failed[0][1]}")
     return table

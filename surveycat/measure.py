@@ -956,8 +956,8 @@ def _simplify(outlines):
     """Leave out the steps of outlines: at most `MAX_VERTICES` corners, the area as it was.
 
     Corners are cut off from the middle of one edge of a pixel to that of the next, since a line through the middles
-    follows a flight of steps where one through corners swings to its side. Then Douglas-Peucker, with the tolerance that
-    is left and upwards from it; what both take or add is made good by scaling about the centroid.
+    follows a flight of steps where one through corners swings to its side. Then Douglas-Peucker, from the tolerance
+    that is left upwards; what both take or add is made good by scaling about the centroid.
 
     Parameters
     ----------

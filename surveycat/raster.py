@@ -1,13 +1,13 @@
 """An opened image: its pixels as stored, and what the file says about itself."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from surveycat.errors import ImageError
 
-__all__ = ["RGB_BANDS", "STRIP_ROWS", "WAVELENGTH_NM", "Raster", "array_raster", "file_key"]
+__all__ = ["RGB_BANDS", "STRIP_ROWS", "WAVELENGTH_NM", "Raster", "array_raster", "file_key", "without_padding"]
 
 RGB_BANDS = ("i", "r", "g")
 WAVELENGTH_NM = {
@@ -15,6 +15,8 @@ WAVELENGTH_NM = {
     "Y": 1020, "J": 1235, "H": 1662, "K": 2159,
 }  # fmt: skip
 STRIP_ROWS = 256  # rows that are decoded at a time
+PADDING_ROWS = 64  # rows in which padding is looked for
+LEAST_PADDING = 0.01  # share of zeros that is taken for padding
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,6 +49,8 @@ class Raster:
         Pixels that are taken as without data.
     weight : `~surveycat.auxiliary.Weight` or None
         Inverse variances; what has none is taken as without data.
+    padded : bool
+        Whether 0 means no data; see `without_padding`.
     """
 
     array: np.ndarray
@@ -62,6 +66,7 @@ class Raster:
     calibration: tuple = ()
     mask: object = None
     weight: object = None
+    padded: bool = False
 
     @property
     def shape(self):
@@ -133,7 +138,40 @@ class Raster:
             values[np.isinf(values)] = np.nan
         if self.blank is not None:
             values[raw == self.blank] = np.nan
+        if self.padded:
+            values[values == 0] = np.nan
         return values
+
+
+def without_padding(raster):
+    """Take zeros for what they are around the sky of many mosaics: no data.
+
+    Parameters
+    ----------
+    raster : Raster
+        An image; not a mask or weights, whose zeros have a meaning.
+
+    Returns
+    -------
+    Raster
+        The same, or with `Raster.padded` set and a note: for floating-point numbers, of which next to none are 0 by
+        chance, where zeros lie side by side, and where the other pixels are those of a sky: some are negative, or 0 is
+        far below nearly all. Around the objects of a simulation without noise 0 is the sky.
+    """
+    if raster.picture or not raster.continuous:
+        return raster
+    height, width = raster.shape
+    rows = np.unique(np.linspace(0, height - 1, PADDING_ROWS).astype(int)).tolist()
+    values = np.concatenate([raster.planes((y, 0, y + 1, width)) for y in rows], axis=1)
+    zero, others = values == 0, values[(values != 0) & np.isfinite(values)]
+    if width < 2 or zero.mean() < LEAST_PADDING or not others.size:
+        return raster
+    together = zero[..., 1:][zero[..., :-1]].mean() > 0.9
+    negative, least, median = (others < 0).mean(), np.quantile(others, 0.01), np.median(others)
+    if not together or not (negative > 0.05 or least > 0.5 * median > 0):
+        return raster
+    note = f"{zero.mean():.0%} of its pixels are exactly 0, side by side: they are taken as without data"
+    return replace(raster, padded=True, notes=(*raster.notes, note))
 
 
 def array_raster(array):

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image as Pillow
 
+from surveycat.bands import Bands
 from surveycat.errors import OptionError
 from surveycat.image import ImageSource, open_image
 from surveycat.scratch import Scratch
@@ -128,6 +129,53 @@ def test_blank(fits_path):
         assert not image.blank((0, 0, 300, 700)).any()
 
 
+def mosaic(kind):
+    """Float sky of which a corner is 0, or something else in which zeros are common."""
+    noise = np.random.default_rng(3).normal(0, 2, (200, 300)).astype(np.float32)
+    corner = np.add.outer(np.arange(200), np.arange(300)) < 150
+    if kind == "simulation":
+        sources = np.where(np.hypot(*(np.indices((200, 300)) - 100)) < 40, np.abs(noise), 0)
+        return sources.astype(np.float32), np.zeros_like(corner)
+    if kind == "counts":
+        return np.random.default_rng(3).poisson(0.5, (200, 300)).astype(np.float32), np.zeros_like(corner)
+    return np.where(corner, 0, noise + (1000 if kind == "sky" else 0)).astype(np.float32), corner
+
+
+@pytest.mark.parametrize("kind", ["sky", "no sky", "simulation", "counts"])
+def test_zeros_around_the_sky_are_no_data(tmp_path, kind):
+    """Padding of a mosaic is blank, and that is said; where 0 is a value like others it stays one."""
+    data, padding = mosaic(kind)
+    fits.PrimaryHDU(data).writeto(tmp_path / "a.fits")
+    with open_image(tmp_path / "a.fits") as image:
+        np.testing.assert_array_equal(image.blank((0, 0, 200, 300)), padding)
+        assert any("exactly 0, side by side" in note for note in image.notes) == padding.any()
+    with open_image(Bands((str(tmp_path / "a.fits"),), ("r",))) as image:
+        np.testing.assert_array_equal(image.blank((0, 0, 200, 300)), padding)
+
+
+def test_zeros_of_a_mask_are_good_pixels(tmp_path):
+    """Padding is looked for in images only: a mask of floating-point numbers is mostly 0."""
+    data, _ = mosaic("no sky")
+    fits.PrimaryHDU(np.where(data == 0, 1, data)).writeto(tmp_path / "a.fits")
+    mask = np.zeros((200, 300), np.float32)
+    mask[50:80] = 1
+    fits.PrimaryHDU(mask).writeto(tmp_path / "mask.fits")
+    with open_image(tmp_path / "a.fits", mask=tmp_path / "mask.fits") as image:
+        np.testing.assert_array_equal(image.blank((0, 0, 200, 300)), mask == 1)
+
+
+@pytest.mark.parametrize("level", [0, 1])
+def test_beyond_linear_data_the_sky_goes_on(fits_path, level):
+    """A plain patch, darker than the mean of clipped noise, made the network see less at borders than elsewhere."""
+    with open_image(fits_path) as image:
+        height, width = image.level_shape(level)
+        inside, outside = image.read((0, 0, height // 4, width // 4), level), image.read((-90, -90, -10, 300), level)
+        assert outside.mean() == pytest.approx(inside.mean(), rel=0.1)
+        assert level or outside.std() == pytest.approx(inside.std(), rel=0.15)
+        again = image.read((-60, -60, 10, 10), level)
+        np.testing.assert_array_equal(again[:50, :60], outside[30:80, 30:90])
+
+
 def test_tiles_agree_with_the_whole(fits_path):
     """The stretch is that of the image, so that a window of it is a window of the picture."""
     with open_image(fits_path) as image:
@@ -163,7 +211,9 @@ def test_a_region_is_a_part_of_the_whole(fits_path, kind):
         region = image.region(box)
         assert (region.shape, region.offset) == ((200, 440), (90, 180))
         np.testing.assert_array_equal(region.read((0, 0, 200, 440)), image.read(box))
-        np.testing.assert_array_equal(region.read((-5, -5, 5, 5))[:5], image.read((-9, 0, -4, 10)))
+        beyond, sky = region.read((-50, -50, 50, 50))[:50], image.read((-60, 0, -10, 100))
+        assert beyond.mean() == pytest.approx(sky.mean(), abs=1)
+        assert kind == "fits" or (beyond == sky).all()
         np.testing.assert_array_equal(region.band("r", (10, 20, 30, 40)), image.band("r", (100, 200, 120, 220)))
         np.testing.assert_array_equal(region.blank((0, 0, 200, 440)), image.blank(box))
         np.testing.assert_allclose(region.pixel_to_sky(10, 20), image.pixel_to_sky(190, 110))

@@ -150,6 +150,19 @@ def picture(tmp_path_factory):
     return path
 
 
+def test_a_fine_image_is_searched_as_run_does(tmp_path):
+    """What counts is what `run` would find: at less than its resolution where stars are 7 px wide, unless told."""
+    path = save_sky(tmp_path / "fine.fits", fwhm=7.0)
+    options = {"galaxies": 2, "stars": 0, "fwhm": 7.0, "detector": BlobDetector(threshold=60)}
+    levels = [
+        surveycat.inject(path, resample=resample, **options).objects.meta["searched_level"]
+        for resample in ("auto", "none", 2)
+    ]
+    assert levels[0] > 0 and levels[1:] == [0, 1]
+    with pytest.raises(OptionError, match="resample is 3; give auto, none"):
+        surveycat.inject(path, resample=3, **options)
+
+
 def test_object_on_an_object_is_not_counted(picture):
     """What was there already is not taken for an artificial star that was found."""
     detector = BlobDetector(threshold=60)

@@ -8,6 +8,7 @@ A preset folder holds ``config.json`` (the architecture), ``model.weights.h5`` (
 import hashlib
 import os
 import pathlib
+import re
 
 import h5py
 import numpy as np
@@ -194,8 +195,10 @@ def preset_folder(name):
     if str(name) in PRESETS:
         raise WeightsError(f"{name} comes without weights: bring an mrcnn file, --weights FILE.h5 --preset {name}")
     if str(name) not in installed:
+        image = re.search(r"\.(fits?|fts|fz)\b", str(name), re.IGNORECASE)
+        ways = "; an image of inverse variances is for --weight" if image else ""
         raise WeightsError(
-            f"no weights called {str(name)!r}: give a folder, an .h5 file or one of {', '.join(installed)}"
+            f"no weights called {str(name)!r}: give a folder, an .h5 file or one of {', '.join(installed)}{ways}"
         )
     return installed[str(name)]
 

@@ -99,8 +99,14 @@ def test_golden_tile_without_galaxies_proves_nothing(preset, tiles):
 
 def test_unknown_preset_lists_the_known():
     """A typo in --weights gets the names that would work."""
-    with pytest.raises(WeightsError, match="'compcat'"):
+    with pytest.raises(WeightsError, match="'compcat'.*one of compact$"):
         weights.preset_folder("compcat")
+
+
+def test_a_weight_image_is_not_weights():
+    """Two options differ by a letter: who gives a FITS image to the network's is told of the other."""
+    with pytest.raises(WeightsError, match="'ivar.fits.fz'.*is for --weight$"):
+        weights.preset_folder("ivar.fits.fz")
 
 
 def test_config_survives_json():

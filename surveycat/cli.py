@@ -509,7 +509,8 @@ def _summary(table, out, seconds):
     """Say what was found, in one line."""
     spirals = int((table["class"] == "spiral").sum())
     ellipticals = len(table) - spirals
-    return f"{len(table)} galaxies ({spirals} spiral, {ellipticals} elliptical) in {out}, {seconds:.1f} s"
+    galaxies = "1 galaxy" if len(table) == 1 else f"{len(table)} galaxies"
+    return f"{galaxies} ({spirals} spiral, {ellipticals} elliptical) in {out}, {seconds:.1f} s"
 
 
 @main.group()

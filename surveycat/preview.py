@@ -43,12 +43,12 @@ def preview(table, image, path):
     path = check_output(Path(path), overwrite=True, known=FORMATS)
     picture, scale = _background(image)
     outlines = _outlines(table, scale)
-    _draw_outlines(picture, table, outlines)
-    _draw_scores(picture, table, outlines)
-    _draw_legend(picture, table)
-    _draw_scale_bar(picture, image.pixel_scale, scale)
+    # Panels first: an object below one is outlined on it, not hidden.
+    panels = [_draw_legend(picture, table), _draw_scale_bar(picture, image.pixel_scale, scale)]
     if image.wcs is not None:
-        _draw_compass(picture, image, scale)
+        panels.append(_draw_compass(picture, image, scale))
+    _draw_outlines(picture, table, outlines)
+    _draw_scores(picture, table, outlines, panels)
     kind = FORMATS[path.suffix.lower()]
     atomic_write(path, lambda partial: picture.save(partial, format=kind, quality=92, compress_level=3))
 
@@ -99,12 +99,14 @@ def _draw_outlines(picture, table, outlines):
         draw.line([*corners, corners[0]], fill=COLOURS[str(kind)], width=width)
 
 
-def _draw_scores(picture, table, outlines):
-    """Write the scores, the best first; what would cover another is left out."""
+def _draw_scores(picture, table, outlines, panels):
+    """Write the scores, the best first; what would cover another, or lie on a panel (x0, y0, x1, y1), is left out."""
     from PIL import ImageDraw
 
     draw, scores = ImageDraw.Draw(picture), np.asarray(table["score"])
     taken = np.zeros((picture.height, picture.width), bool)
+    for x0, y0, x1, y1 in panels:
+        taken[y0:y1, x0:x1] = True
     for row in np.argsort(-scores, kind="stable"):
         text = f"{scores[row]:.2f}"
         x0, y0, x1, y1 = _label_box(draw, text, outlines[row], picture.size)
@@ -124,51 +126,41 @@ def _label_box(draw, text, corners, size):
 
 
 def _draw_legend(picture, table):
-    """Say which colour is which, and how many there are of each, at the upper left."""
-    lines = [f"{name} {np.sum(np.asarray(table['class']) == name)}" for name in COLOURS]
-    draw, step = _panel(picture, (0, 0), lines)
-    for number, (line, colour) in enumerate(zip(lines, COLOURS.values(), strict=True)):
-        draw.text((10, 8 + number * step), line, fill=colour, font=_font(LABEL_SIZE + 3))
-
-
-def _panel(picture, corner, lines):
-    """Darken a corner of the picture that is to hold some lines of text.
-
-    Returns
-    -------
-    draw : `PIL.ImageDraw.ImageDraw`
-        To draw on it.
-    step : int
-        Distance of the lines.
-    """
+    """Say which colour is which, and how many there are of each, at the upper left; gives the panel's box."""
     from PIL import ImageDraw
 
+    lines = [f"{name} {np.sum(np.asarray(table['class']) == name)}" for name in COLOURS]
     font, step = _font(LABEL_SIZE + 3), LABEL_SIZE + 8
     width = int(max(font.getlength(line) for line in lines)) + 20
-    _darken(picture, (*corner, corner[0] + width, corner[1] + step * len(lines) + 12))
-    return ImageDraw.Draw(picture), step
+    box = _darken(picture, (0, 0, width, step * len(lines) + 12))
+    draw = ImageDraw.Draw(picture)
+    for number, (line, colour) in enumerate(zip(lines, COLOURS.values(), strict=True)):
+        draw.text((10, 8 + number * step), line, fill=colour, font=font)
+    return box
 
 
 def _darken(picture, box):
-    """Dim a box (x0, y0, x1, y1), so that what is drawn there can be read on any sky."""
+    """Dim a box (x0, y0, x1, y1), so that what is drawn there can be read on any sky; gives the part in the picture."""
     box = (max(0, box[0]), max(0, box[1]), min(picture.width, box[2]), min(picture.height, box[3]))
     if box[0] < box[2] and box[1] < box[3]:
         picture.paste(picture.crop(box).point(lambda value: value * 0.35), box)
+    return box
 
 
 def _draw_scale_bar(picture, pixel_scale, scale):
-    """Draw a bar of a round length at the lower left: on the sky where the scale is known, else in pixels."""
+    """Draw a bar of a round length at the lower left, on the sky where the scale is known; gives the panel's box."""
     from PIL import ImageDraw
 
     unit = scale if pixel_scale is None else scale / pixel_scale
     length, label = _round_length(picture.width / 5 / unit, in_pixels=pixel_scale is None)
     width, y = length * unit, picture.height - 16
-    _darken(picture, (0, y - 28, int(max(width, _font(LABEL_SIZE + 3).getlength(label))) + 28, picture.height))
+    box = _darken(picture, (0, y - 28, int(max(width, _font(LABEL_SIZE + 3).getlength(label))) + 28, picture.height))
     draw = ImageDraw.Draw(picture)
     draw.line([(12, y), (12 + width, y)], fill=WHITE, width=2)
     for x in (12, 12 + width):
         draw.line([(x, y - 4), (x, y + 4)], fill=WHITE, width=2)
     draw.text((14, y - 24), label, fill=WHITE, font=_font(LABEL_SIZE + 3))
+    return box
 
 
 def _round_length(longest, in_pixels):
@@ -210,7 +202,7 @@ def _round_length(longest, in_pixels):
 
 
 def _draw_compass(picture, image, scale):
-    """Draw arrows to the north and to the east at the lower right, as they run at the image's centre."""
+    """Draw arrows to north and east, as they are at the image's centre, at the lower right; gives the panel's box."""
     from PIL import ImageDraw
 
     size, pad = 42, 12
@@ -218,7 +210,7 @@ def _draw_compass(picture, image, scale):
     reach = np.vstack([arrows * 1.3, [0, 0]])  # with the letters beyond the tips
     low, high = reach.min(axis=0) - pad, reach.max(axis=0) + pad
     centre = np.array(picture.size) - high
-    _darken(picture, (*(centre + low).astype(int).tolist(), picture.width, picture.height))
+    box = _darken(picture, (*(centre + low).astype(int).tolist(), picture.width, picture.height))
     draw = ImageDraw.Draw(picture)
     for name, arrow in zip("NE", arrows, strict=True):
         along, across = 9 / size * arrow, 3 / size * np.array([-arrow[1], arrow[0]])
@@ -227,6 +219,7 @@ def _draw_compass(picture, image, scale):
         draw.polygon([tuple(tip), tuple(tip - along + across), tuple(tip - along - across)], fill=WHITE)
         letter = tuple(centre + arrow * 1.3)
         draw.text(letter, name, fill=WHITE, font=_font(LABEL_SIZE + 3), anchor="mm")
+    return box
 
 
 def _north_and_east(image):

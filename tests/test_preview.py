@@ -110,6 +110,13 @@ def test_labels_do_not_cover_each_other(tmp_path, monkeypatch):
         assert 0 <= x0 < x1 <= 1000 and 0 <= y0 < y1 <= 800
 
 
+def test_legend_hides_no_object(tmp_path):
+    """What was found below the legend is outlined on it in its full colour, and its score does not cover the words."""
+    preview(make_table([(46, 60, 51, 90)]), FakeImage((800, 1000)), tmp_path / "p.png")
+    outline = np.asarray(Image.open(tmp_path / "p.png"))[45:52, 58:92]
+    assert (outline == COLOURS["spiral"]).all(axis=2).sum() > 50
+
+
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("rotation", [0, 30, 200])
 def test_arrows_follow_the_wcs(rotation, mirrored):

@@ -1,5 +1,6 @@
 """Images that are sampled too finely are searched coarsely, and measured and placed as they are."""
 
+import itertools
 import logging
 import pickle
 
@@ -115,3 +116,19 @@ def test_skyserver_pictures_of_three_scales(shared_data):
     for name, wanted in names.items():
         with open_image(folder / f"sdss_0266.51602.001_{name}.jpg") as image:
             assert shrink_level(image)[0] in wanted, name
+
+
+def test_one_field_at_three_scales_gives_the_same_galaxies(shared_data):
+    """From SkyServer at 0.1, 0.25 and 0.5 arcsec per pixel: what is sure in one is a row of the others."""
+    found = {}
+    for name, scale, side in (("0.1_oversampled", 0.1, 1000), ("0.25_GLS", 0.25, 1000), ("0.5_overlay", 0.5, 600)):
+        path = shared_data / "wild" / "A" / f"sdss_0266.51602.001_{name}.jpg"
+        table = surveycat.run(path, ra=10.0, dec=0.0, pixel_scale=scale)
+        places = np.column_stack([table["ra"].to_value("arcsec") - 36_000, table["dec"].to_value("arcsec")])
+        found[side * scale / 2] = places, np.asarray(table["score"]) > 0.7
+    hits = []
+    for one, other in itertools.permutations(found, 2):
+        (places, sure), (others, _) = found[one], found[other]
+        seen = sure & (np.abs(places).max(axis=1) < min(one, other) - 3)  # what a border cuts is a matter of its own
+        hits += list(np.hypot(*(places[seen][:, None] - others).transpose(2, 0, 1)).min(axis=1) < 2)
+    assert len(hits) > 30 and np.mean(hits) >= 0.9

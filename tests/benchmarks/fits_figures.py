@@ -41,6 +41,7 @@ EPOCHS = ("run4192", "run6377")
 TWINS = ("run4192", "run6377", "ngc6976")  # with a picture of the same sky
 SKY_BOX = 128  # pixels; of photutils' sky
 COARSE = 3  # pixels of the picture of ngc6976 in one of its bands
+RESAMPLE = 4  # of `surveycat run`, nearest to that
 WINDOW = 30  # pixels around a footprint that photutils sees
 ALONE = 30.0  # pixels to the nearest other source, for a galaxy that counts as isolated
 STAR_RADIUS, STAR_SKY = 12.0, (18.0, 28.0)  # pixels; an aperture with all of a star's light, and a ring of sky
@@ -70,9 +71,10 @@ class Frame:
         """From the linear bands; those of ngc6976 do not say which they are."""
         return self._made("fits", self._bands, bands="i,r,g")
 
-    def of_picture(self):
+    def of_picture(self, resample="auto"):
         """From the picture of the same sky."""
-        return self._made("jpg", self.folder / "field.jpg", wcs=self.folder / "wcs.hdr")
+        kind = "jpg" if resample == "auto" else f"jpg_at_{resample}"
+        return self._made(kind, self.folder / "field.jpg", wcs=self.folder / "wcs.hdr", resample=resample)
 
     def of_shrunk_picture(self, factor):
         """From the picture averaged over blocks, whose rows and columns that fill no block are left out."""
@@ -303,6 +305,8 @@ def main():
         figures[f"{name}_as_picture"] = agreement(tables[name], frames[name].of_picture())
     coarse = frames["ngc6976"].of_shrunk_picture(COARSE)
     figures[f"ngc6976_as_picture_shrunk_{COARSE}_times"] = agreement(tables["ngc6976"], coarse)
+    searched = frames["ngc6976"].of_picture(RESAMPLE)
+    figures[f"ngc6976_as_picture_with_resample_{RESAMPLE}"] = agreement(tables["ngc6976"], searched)
     tell(figures)
     report(figures, asked.out)
 

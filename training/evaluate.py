@@ -70,9 +70,7 @@ def evaluate(weights, data, out=None, report=None, only=None, cache="build/evalu
     dict
         The figures.
     """
-    unknown = set(only or ()) - set(SECTIONS)
-    if unknown:
-        raise ValueError(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    _check_sections(only or ())
     subject = Subject(str(weights), pathlib.Path(data), pathlib.Path(cache), limit, 60.0 * minutes)
     file = pathlib.Path(out or weights) / "metrics.json"
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +110,21 @@ def known_figures(file, sha256, sections):
     return {name: earlier[name] for name in SECTIONS if name in earlier and name not in sections}
 
 
+def _check_sections(names):
+    unknown = set(names) - set(SECTIONS)
+    if unknown:
+        raise ValueError(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+
+
+def _sections(text):
+    """Names of sections on the command line."""
+    try:
+        _check_sections(text.split(","))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text.split(",")
+
+
 def main():
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -119,7 +132,7 @@ def main():
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", help="folder for metrics.json, if not the preset's own")
     parser.add_argument("--report", help="folder for the page and its plots")
-    parser.add_argument("--only", type=lambda text: text.split(","), help=f"some of {','.join(SECTIONS)}")
+    parser.add_argument("--only", type=_sections, help=f"some of {','.join(SECTIONS)}")
     parser.add_argument("--cache", default="build/evaluation", help="where stamps of the test split are kept")
     parser.add_argument("--limit", type=int, help="only so many cutouts and scenes, drawn at random")
     parser.add_argument("--minutes", type=float, default=60.0, help="for each section")

@@ -96,9 +96,18 @@ def test_run_with_the_file_is_run_with_the_folder(folder):
         (("thin.h5", "--preset", "thin-1class"), r"(16, 3)"),
         (("compact", "--preset", "thin"), "leave it out"),
         (("mask-galaxy-2class",), "--weights FILE.h5 --preset mask-galaxy-2class"),
-        (("none.h5", "--preset", "thin"), "none.h5"),
+        (("none.h5", "--preset", "thin"), "none.h5 does not exist"),
+        (("none.h5",), "none.h5 does not exist"),
     ],
-    ids=["no preset", "unknown preset", "other classes", "preset not needed", "preset without weights", "no file"],
+    ids=[
+        "no preset",
+        "unknown preset",
+        "other classes",
+        "preset not needed",
+        "preset without weights",
+        "no file",
+        "no file and no preset",
+    ],
 )
 def test_what_cannot_be_meant_is_one_line(folder, monkeypatch, options, says):
     """Exit code 1, the value and the way out, before any work; no catalogue."""

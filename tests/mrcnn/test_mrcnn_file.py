@@ -117,6 +117,12 @@ def test_listed_but_lost(empty, layers, tmp_path):
             load_mrcnn(empty, path)
 
 
+def test_a_missing_file_is_said_to_be_missing(empty, tmp_path):
+    """Not that it is damaged: a name was mistyped."""
+    with pytest.raises(WeightsError, match=r"nowhere\.h5 does not exist: check the name"):
+        load_mrcnn(empty, tmp_path / "nowhere.h5")
+
+
 @pytest.mark.parametrize("content", [b"<html>not found</html>", None])
 def test_other_files_are_refused(empty, tmp_path, content):
     """An error page under the name of a weights file, and an HDF5 file of something else."""

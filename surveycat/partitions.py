@@ -145,10 +145,10 @@ class _Sources:
 
         self.counts, self.widest, self.schema = np.zeros(12 * 4**FINEST, np.int64), LEAST_ARCSEC, None
         self._groups, self._read_before = [], OrderedDict()
-        numbers, cells, schemas = [], [], []
+        numbers, cells, schemas = [], [], {}
         for path in paths:
             with _opened(path) as file:
-                schemas.append(file.schema_arrow)
+                schemas[file.schema_arrow] = None  # of thousands of parts all but a few are equal
                 for group in range(file.num_row_groups):
                     table = file.read_row_group(group, ["ra", "dec", "area"])
                     here, count = np.unique(_cells(*map(plain, table.columns[:2]), FINEST), return_counts=True)
@@ -160,7 +160,7 @@ class _Sources:
         self._numbers = np.concatenate([np.empty(0, np.int32), *numbers])
         self._cells = np.concatenate([np.empty(0, np.int32), *cells])
         if schemas:
-            self.schema = pa.unify_schemas(list(dict.fromkeys(schemas)))
+            self.schema = pa.unify_schemas(list(schemas))
 
     def read(self, number):
         """Give all columns of a source."""

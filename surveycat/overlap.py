@@ -50,7 +50,7 @@ class Overlaps:
         return self.shared / (self.area_i + self.area_j - self.shared)
 
 
-def overlaps(found, wanted, involving=None):
+def overlaps(found, wanted, involving=None, between=False):
     """Compare the masks of all wanted pairs whose boxes touch, band by band.
 
     Parameters
@@ -61,7 +61,9 @@ def overlaps(found, wanted, involving=None):
         Tells which pairs are worth comparing, given their indices and the most pixels of the coarser level that
         the masks can share, going by their boxes.
     involving : (N,) bool ndarray, optional
-        At least one of each wanted pair is among these; what touches none of them then costs next to nothing.
+        Only pairs with at least one of these; what touches none of them then costs next to nothing.
+    between : bool, optional
+        Only pairs of one of these and one that is not.
 
     Yields
     ------
@@ -70,8 +72,9 @@ def overlaps(found, wanted, involving=None):
     """
     stream = _BitStream(found.bits)
     index = np.arange(len(found)) if involving is None else _touching(found, involving)
+    chosen = np.ones(len(found), dtype=bool) if involving is None else involving
     for level in np.unique(found.level[index]):
-        for i, j in _candidates(found, index, int(level), wanted):
+        for i, j in _candidates(found, index, int(level), wanted, chosen, between):
             if len(i):
                 yield _compare(found, stream, int(level), i, j)
 
@@ -115,19 +118,21 @@ def _touching(found, which):
     return np.flatnonzero(held[y1, x1] - held[y0, x1] - held[y1, x0] + held[y0, x0])
 
 
-def _candidates(found, index, level, wanted):
+def _candidates(found, index, level, wanted, chosen, between):
     """Wanted pairs at `index` of which one lies on `level` and none on a coarser one, for each band of rows."""
     index = index[found.level[index] <= level]
     low, high = _boxes_on(found, index, level)
     order = np.argsort(low[:, 0], kind="stable")
     index, low, high = index[order], low[order], high[order]
-    own = found.level[index] == level
+    own, chosen = found.level[index] == level, chosen[index]
     for start in range(0, len(index), _BAND):
         stop = min(start + _BAND, len(index))
         end = np.searchsorted(low[:, 0], high[start:stop, 0].max(), side="right")
-        band = _Band(index[start:end], low[start:end], high[start:end], own[start:end], stop - start)
-        pairs = list(band.pairs(wanted))
-        yield np.concatenate([i for i, _ in pairs]), np.concatenate([j for _, j in pairs])
+        part = slice(start, end)
+        band = _Band(index[part], low[part], high[part], own[part], chosen[part], stop - start)
+        pairs = list(band.pairs(wanted, between))
+        if pairs:
+            yield np.concatenate([i for i, _ in pairs]), np.concatenate([j for _, j in pairs])
 
 
 def _boxes_on(found, index, level):
@@ -145,22 +150,40 @@ class _Band:
     low: np.ndarray
     high: np.ndarray
     own: np.ndarray
+    chosen: np.ndarray
     n: int
 
-    def pairs(self, wanted):
-        """Wanted pairs (any, own) with a member among the first `n`; those of two own ones come once."""
-        boxes = shapely.box(self.low[:, 1], self.low[:, 0], self.high[:, 1], self.high[:, 0])
-        target = np.flatnonzero(self.own)
-        tree = shapely.STRtree(boxes[target])
-        for first in range(0, len(boxes), _QUERY):
-            one, two = tree.query(boxes[first : first + _QUERY])
-            one, two = one + first, target[two]
-            keep = (np.minimum(one, two) < self.n) & ((one < two) | ~self.own[one])
-            one, two = one[keep], two[keep]
-            room = np.minimum(self.high[one], self.high[two]) - np.maximum(self.low[one], self.low[two])
-            i, j = self.index[one], self.index[two]
-            keep = wanted(i, j, room.prod(axis=1))
-            yield i[keep], j[keep]
+    def pairs(self, wanted, between):
+        """Wanted pairs (any, own), one of the two chosen, with a member among the first `n`; each comes once."""
+        sides = [(asking, target) for asking, target in self._sides(between) if len(asking) and len(target)]
+        boxes = self._boxes(sides)
+        for asking, target in sides:
+            tree = shapely.STRtree(boxes[target])
+            for first in range(0, len(asking), _QUERY):
+                one, two = tree.query(boxes[asking[first : first + _QUERY]])
+                one, two = asking[one + first], target[two]
+                keep = (np.minimum(one, two) < self.n) & ((one < two) | ~self.own[one] | ~self.chosen[two])
+                one, two = one[keep], two[keep]
+                room = np.minimum(self.high[one], self.high[two]) - np.maximum(self.low[one], self.low[two])
+                i, j = self.index[one], self.index[two]
+                keep = wanted(i, j, room.prod(axis=1))
+                yield i[keep], j[keep]
+
+    def _boxes(self, sides):
+        """Boxes as shapes, of those that take part alone: making them takes longer than comparing them."""
+        part = np.zeros(len(self.index), dtype=bool)
+        for which in sides:
+            part[np.concatenate(which)] = True
+        boxes = np.empty(len(part), dtype=object)
+        (y0, x0), (y1, x1) = self.low[part].T, self.high[part].T
+        boxes[part] = shapely.box(x0, y0, x1, y1)
+        return boxes
+
+    def _sides(self, between):
+        """Which boxes are compared with which: two that are not chosen never meet, which in a crowd are the most."""
+        own, chosen = self.own, self.chosen
+        yield np.flatnonzero(chosen), np.flatnonzero(own & ~chosen if between else own)
+        yield np.flatnonzero(~own & ~chosen), np.flatnonzero(own & chosen)
 
 
 def _compare(found, stream, level, i, j):

@@ -251,12 +251,9 @@ def _matches(found, involving=None, between=False):
         a, b = np.maximum(area[i], pixel) / pixel, np.maximum(area[j], pixel) / pixel
         alike = np.maximum(a, b) < _SLACK * _SAME_AREA * np.minimum(a, b)
         piece = _SLACK * room >= _SAME_CUT * np.where(found.cut[i], np.where(found.cut[j], np.minimum(a, b), a), b)
-        keep = (found.tile[i] != found.tile[j]) & (alike | (piece & (found.cut[i] | found.cut[j])))
-        if involving is None:
-            return keep
-        return keep & (involving[i] != involving[j] if between else involving[i] | involving[j])
+        return (found.tile[i] != found.tile[j]) & (alike | (piece & (found.cut[i] | found.cut[j])))
 
-    parts = [_same(pairs, found.cut) for pairs in overlaps(found, plausible, involving)]
+    parts = [_same(pairs, found.cut) for pairs in overlaps(found, plausible, involving, between)]
     return _join(parts, (np.int64, np.int64, float))
 
 

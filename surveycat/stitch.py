@@ -26,6 +26,9 @@ one in turn until it is whole).  In each such tile objects and detections are pa
 detection paired with the object gives it mask, class and score.  An object whose detection there belongs to
 another object is that other object and goes.
 
+**Blends.**  Two galaxies that a tile shows as two and as one more that is both are two: see `_without_blends` and
+`_without_unsteady_blends`.
+
 **On a larger one (rule 6).**  See `_companions`.
 """
 
@@ -465,7 +468,7 @@ def _finish_if_settled(objects, grid):
     """Rules 3 and 4 once more, and rule 6, when nothing is left to be looked at."""
     if not np.any(objects.look >= 0):
         objects = objects.select(~objects.detections.cut)
-        objects = _count_tiles(_merge_looked(objects, grid), grid)
+        objects = _without_unsteady_blends(_count_tiles(_merge_looked(objects, grid), grid))
         objects = _companions(_without_blends(objects, grid), grid)
         objects = _flag_edges(objects, grid)
     return objects.select(_by_position(objects.detections))
@@ -509,6 +512,26 @@ def _without_blends(objects, grid):
     blend = np.zeros(len(objects), dtype=bool)
     blend[outer] = True
     return objects.select(~blend)
+
+
+def _without_unsteady_blends(objects):
+    """Drop what smaller neighbours fill that more tiles show: where it was seen, a tile took them for one as well.
+
+    Of two galaxies and the pair of them all three are kept only if they are seen equally often.
+    """
+    found = objects.detections
+    often = objects.n_seen / np.maximum(objects.n_tiles, 1)
+
+    def may_fill(i, j, room):
+        return often[i] != often[j]
+
+    filled = np.zeros(len(objects))
+    for pairs in overlaps(found, may_fill, often < 1):
+        swap = often[pairs.i] < often[pairs.j]
+        outer, area = np.where(swap, pairs.i, pairs.j), np.where(swap, pairs.area_i, pairs.area_j)
+        smaller = np.where(swap, pairs.area_j, pairs.area_i) < area
+        filled += np.bincount(outer, weights=smaller * pairs.shared / area, minlength=len(objects))
+    return objects.select(filled < _INSIDE)
 
 
 def _companions(objects, grid):

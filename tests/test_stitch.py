@@ -310,6 +310,17 @@ def test_unconfirmed_blend_of_finer_objects_goes():
     assert names(catalogue(detector, grid)) == [1, 2]
 
 
+@pytest.mark.parametrize("every", [False, True])
+def test_pair_that_one_tile_takes_for_a_third_galaxy_goes(every):
+    """Protects close pairs: what a tile shows beside the two that fill it is no galaxy if the other tiles do not."""
+    grid = TileGrid((448, 256))
+    pair = [(220, 100, 16), (220, 114, 16)]
+    detector = detector_of(*pair, (220, 107, 30, 0.6, np.pi / 2))
+    detector = Picky(detector.masks, detector.origins, detector.scores)
+    detector.sees = lambda which, tile: which < 2 or every or tile.index == 0
+    assert names(catalogue(detector, grid)) == ([0, 1, 2] if every else [0, 1])
+
+
 def test_knot_that_the_larger_ones_look_does_not_show_goes():
     """Protects against rows for spiral arms: what only the finest level sees, inside a disc, is a knot."""
     grid = TileGrid((2000, 2000))

@@ -36,9 +36,9 @@ from surveycat.errors import ImageError, OptionError, OutputError, RunFailed
 from surveycat.image import open_image
 from surveycat.measure import reference_band
 from surveycat.mrcnn.detector import DetectorSpec
-from surveycat.pipeline import check_min_score, search
+from surveycat.pipeline import check_min_score, search, way_to_look
 from surveycat.region import parse_region
-from surveycat.sampling import asked_level, shrink_level
+from surveycat.sampling import asked_level
 from surveycat.stretch import NANOMAGGY_BRIGHTNESS
 from surveycat.wcs import SDSS_SCALE
 
@@ -174,11 +174,11 @@ def inject(
             "min_score": min_score,
             "bands": image.bands,
         }
-        level, why = shrink_level(image, resample)
+        look, why = way_to_look(image, resample)
         for note in (field.meta["magnitudes"], *why):
             log.info("%s", note)
-        meta["searched_level"] = level
-        rows_of = partial(_rows, detector=detector, min_score=min_score, level=level)
+        meta |= {f"searched_{name}": value for name, value in look.items()}
+        rows_of = partial(_rows, detector=detector, min_score=min_score, look=look)
         _search_rounds(image, field, objects, rows_of, seed, progress)
     result = Injection(_table(objects, meta), rates(objects, magnitudes, sizes, meta))
     if out is not None:
@@ -605,9 +605,9 @@ def _search_rounds(image, field, objects, rows_of, seed, progress):
         told(step)
 
 
-def _rows(image, detector, min_score, level):
+def _rows(image, detector, min_score, look):
     """Catalogue of an image, in its own pixels; a tile that fails is an error here."""
-    table, failed = search(image, detector, 0, min_score, level=level)
+    table, failed = search(image, detector, 0, min_score, **look)
     if failed:
         raise RunFailed(f"{image.name}: a tile could not be searched: {failed[0][1]}")
     return table

@@ -18,14 +18,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from surveycat import measure
-from surveycat.contrast import gain_of
 from surveycat.cutouts import Picture, Survey, decode, let_go
 from surveycat.detections import Detections
 from surveycat.dispatch import BATCH, TIMEOUT, ask, loaded
 from surveycat.errors import ImageError, OutsideFootprint, RunFailed, ServiceError, SurveycatError
 from surveycat.image import open_image
-from surveycat.pipeline import search
-from surveycat.sampling import shrink_level
+from surveycat.pipeline import search, way_to_look
 from surveycat.skyserver import SCALE
 from surveycat.stitch import stitch
 from surveycat.tiles import TileGrid
@@ -259,11 +257,10 @@ def _whole(job, detector, targets, number, picture):
         with _opened(targets, number, picture) as image:
             if image.wcs is None:
                 raise ImageError(f"{image.name} has no sky position; give it a WCS, AVM tags or a sidecar .wcs")
-            level, coarse = (0, []) if picture is not None else shrink_level(image)
-            gain, dim = gain_of(image)
-            for note in (*coarse, *dim):
+            look, why = way_to_look(image, "none" if picture is not None else "auto")
+            for note in why:
                 log.info("%s: %s", image.name, note)
-            table, failed = search(image, detector, 0, job.min_score, level=level, gain=gain)
+            table, failed = search(image, detector, 0, job.min_score, **look)
             columns = {name: np.asarray(getattr(table[name], "value", table[name])) for name in table.colnames}
             if picture is None:
                 columns = _without_target(columns)

@@ -174,17 +174,16 @@ def run(
                 made_by = _made_by(network)
                 manifest = _manifest(image, batch, {**made_by, "versions": network.versions}, options)
                 finished = Finished(folder / str(number), manifest)
-                level, coarse = shrink_level(image, resample)
-                gain, dim = gain_of(image)
-                _say([*image.notes, *overlay_note(image), *coarse, *dim], image.name)
+                look, why = way_to_look(image, resample)
+                _say([*image.notes, *overlay_note(image), *why], image.name)
                 capped = []
-                found, failed = search(image, detector, client, min_score, progress, finished, capped, level, gain)
+                found, failed = search(image, detector, client, min_score, progress, finished, capped, **look)
                 lost = [tile for tile, _ in failed]
                 _write_beside(beside, catalog.finish(found), image, lost)
                 if coverage is not None:
                     write_coverage(coverage, image, lost, capped, folder / "scratch")
                 tables.append(_in_whole(found, image.offset))
-                inputs.append({**_about(image), "searched_level": level, "searched_gain": gain})
+                inputs.append({**_about(image), **{f"searched_{name}": value for name, value in look.items()}})
                 lost_tiles += [(number, tile, reason) for tile, reason in failed]
 
         names = _distinct([about["name"] for about in inputs], images)
@@ -202,6 +201,28 @@ def run(
         if out is not None:
             catalog.write(table, out, overwrite=overwrite or going_on)
     return table
+
+
+def way_to_look(image, resample="auto"):
+    """Choose how an image is shown to the network: how coarsely, and how much brighter.
+
+    Parameters
+    ----------
+    image : `~surveycat.image.Image`
+        Open image.
+    resample : str or int
+        As in `surveycat.sampling.shrink_level`.
+
+    Returns
+    -------
+    look : dict
+        ``level`` and ``gain``, as `search` takes them.
+    notes : list of str
+        What the user should know of the choice.
+    """
+    level, coarse = shrink_level(image, resample)
+    gain, dim = gain_of(image)
+    return {"level": level, "gain": gain}, [*coarse, *dim]
 
 
 def search(image, detector, workers=0, min_score=0.5, progress=None, finished=None, capped=None, level=0, gain=1.0):

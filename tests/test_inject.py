@@ -163,6 +163,14 @@ def test_a_fine_image_is_searched_as_run_does(tmp_path):
         surveycat.inject(path, resample=3, **options)
 
 
+def test_a_dim_picture_is_searched_as_run_does(tmp_path):
+    """The network is shown artificial objects as bright as those that a picture of low contrast has."""
+    noise = np.random.default_rng(3).normal(40, 0.85, (300, 300, 3))
+    Pillow.fromarray(np.rint(noise).astype(np.uint8)).save(tmp_path / "dim.png")
+    options = {"galaxies": 2, "stars": 0, "fwhm": 3.0, "zero_point": 22.5, "detector": BlobDetector(threshold=60)}
+    assert surveycat.inject(tmp_path / "dim.png", **options).objects.meta["searched_gain"] > 2
+
+
 def test_object_on_an_object_is_not_counted(picture):
     """What was there already is not taken for an artificial star that was found."""
     detector = BlobDetector(threshold=60)

@@ -40,6 +40,9 @@ __all__ = ["check_min_score", "run", "search"]
 
 SUFFIXES = {**products.SUFFIXES, "preview": PICTURES, "coverage": MAPS}  # of what is written beside the catalogue
 
+# an enlarged picture of a single galaxy has neither stars nor sky that would tell how finely it is sampled
+NOTHING = "no galaxy was found; if the picture is enlarged, --resample 2 or 4 searches it as it was before"
+
 log = logging.getLogger(__name__)
 
 
@@ -178,6 +181,8 @@ def run(
                 _say([*image.notes, *overlay_note(image), *why], image.name)
                 capped = []
                 found, failed = search(image, detector, client, min_score, progress, finished, capped, **look)
+                if image.picture and look["level"] == 0 and not len(found):
+                    _say([NOTHING], image.name)
                 lost = [tile for tile, _ in failed]
                 _write_beside(beside, catalog.finish(found), image, lost)
                 if coverage is not None:

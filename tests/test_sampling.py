@@ -84,6 +84,15 @@ def test_it_is_said(tmp_path, caplog):
     assert "1/2 of its resolution" in line and "by its stars" in line and "--resample none" in line
 
 
+@pytest.mark.parametrize("resample", ["auto", 2])
+def test_a_picture_in_which_nothing_is_found(tmp_path, caplog, resample):
+    """Where one galaxy fills an enlarged picture nothing tells the sampling: an empty table comes with a way out."""
+    Pillow.fromarray(np.full((200, 200, 3), 20, np.uint8)).save(tmp_path / "a.png")
+    with caplog.at_level(logging.INFO, "surveycat"):
+        assert not len(surveycat.run(tmp_path / "a.png", detector=BlobDetector(90, 3), resample=resample))
+    assert any("--resample 2 or 4" in line for line in caplog.messages) == (resample == "auto")
+
+
 def test_other_processes_see_the_same(tmp_path):
     """A shrunk image travels as a name and a level, and shows what the level shows."""
     path, _ = galaxies(tmp_path)

@@ -123,10 +123,13 @@ def killed(options, out, n_batches):
             break
         time.sleep(rng.uniform(0, 1))
         run.kill()
+        if out.exists():  # it ended in that second
+            break
         done.append(finished(out))
     if done != sorted(done):
         sys.exit(f"finished batches were lost: {done}")
-    Run(options, out, 0).finish()
+    if not out.exists():
+        Run(options, out, 0).finish()
     return f"killed {len(done)} times, with {done} of about {n_batches} batches done"
 
 

@@ -165,9 +165,7 @@ def _tile(image, side):
 
 def _golden_score(detector, tile):
     """The least score of the rows of a golden tile: in the widest gap, so that no backend's rounding moves a row."""
-    raw = detector.look(tile[None])
-    logit = np.sort(detector.network.config.calibration.galaxy_logit(raw.box_logit, raw.galaxy_logit))[::-1]
-    score = 1.0 / (1.0 + np.exp(-logit[: GOLDEN_ROWS + 1]))
+    score = np.sort(detector(tile[None], 0.0).score)[::-1][: GOLDEN_ROWS + 1]  # of those that have a mask
     if not len(score):
         raise WeightsError("the network finds nothing on the golden tile: give a picture with galaxies (--image)")
     below = np.append(score[1:], 0.0)[:GOLDEN_ROWS]

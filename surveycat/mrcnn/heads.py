@@ -1,8 +1,12 @@
 """What is computed for each region: score and box, mask, class."""
 
+import math
+
 from keras import Input, Model, initializers, layers
 
 from surveycat.mrcnn.backbone import WholeConv2D, conv_norm
+
+_FILLED = initializers.Constant(math.log(math.pi / (4 - math.pi)))  # logit of pi / 4
 
 
 def build_box_head(config):
@@ -71,7 +75,9 @@ def build_mask_head(config):
     for conv, norm in names.mask_convs:
         x = conv_norm(x, config.mask_channels, 3, 1, conv, norm=norm, bias=config.conv_bias)
     x = layers.Conv2DTranspose(config.mask_channels, 2, strides=2, activation="relu", name=names.mask_up)(x)
-    x = layers.Conv2D(config.mask_maps, 1, name=names.mask_logit)(x)
+    # an untrained head draws the ellipse's share of its box, not the nothing that half of all random ones would
+    start = {"kernel_initializer": initializers.RandomNormal(stddev=0.01), "bias_initializer": _FILLED}
+    x = layers.Conv2D(config.mask_maps, 1, name=names.mask_logit, **start)(x)
     if config.mask_maps == 1:
         x = layers.Reshape((side, side))(x)
     return Model(region, x, name="mask_head")

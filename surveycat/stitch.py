@@ -299,9 +299,13 @@ def _shown_apart(found, rank, i, j, iou):
 def _best_in_tile(who, other, iou, tile, rank):
     """For each pair, the best match of `who` in the tile of `other`: `other` itself where none is better."""
     group = _number(who, tile[other])
-    order = np.lexsort([rank[other], iou, group])
-    best = order[np.flatnonzero(np.diff(group[order], append=-1))][group]
-    return np.where(iou >= iou[best], other, other[best])
+    most = np.zeros(group.max(initial=-1) + 1)
+    np.maximum.at(most, group, iou)
+    # Of several that are as good the last in rank.
+    first = iou == most[group]
+    last = np.full(len(most), -1)
+    np.maximum.at(last, group[first], rank[other[first]])
+    return np.where(first, other, _places(rank)[last[group]])
 
 
 # Rule 4 -----------------------------------------------------------------------------------------------------
@@ -310,10 +314,7 @@ def _best_in_tile(who, other, iou, tile, rank):
 def _rank(found, *keys):
     """Place of each detection in the order of rule 4, after `keys`."""
     position = tuple(found.box.T) + tuple(found.mask_origin.T) + (found.p_spiral,)
-    order = np.lexsort((*position, found.tile, -found.score, found.centre_distance, *keys[::-1], found.cut))
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order))
-    return rank
+    return _places(np.lexsort((*position, found.tile, -found.score, found.centre_distance, *keys[::-1], found.cut)))
 
 
 def _walk(rank, i, j):
@@ -404,12 +405,9 @@ def _one_to_one(i, j, iou, tile):
     left = _number(i, tile)
     edges = np.lexsort([j, i, -iou])
     while len(edges):
-        best_left, best_right = np.zeros((2, len(edges)), dtype=bool)
-        best_left[np.unique(left[edges], return_index=True)[1]] = True
-        best_right[np.unique(j[edges], return_index=True)[1]] = True
-        new = edges[best_left & best_right]
+        new = edges[_is_first(left[edges]) & _is_first(j[edges])]
         made[new] = True
-        edges = edges[~np.isin(left[edges], left[new]) & ~np.isin(j[edges], j[new])]
+        edges = edges[~_is_among(left[edges], left[new]) & ~_is_among(j[edges], j[new])]
     return made
 
 
@@ -669,10 +667,36 @@ def _by_position(found):
     return np.lexsort([found.p_spiral, found.score, found.tile, *found.extent.T, centre[:, 1], centre[:, 0]])
 
 
+def _places(order):
+    """The place of each item in an order; of places, the order."""
+    places = np.empty(len(order), dtype=np.int64)
+    places[order] = np.arange(len(order))
+    return places
+
+
+def _is_first(values):
+    """Whether each of some numbers from 0 on is there for the first time."""
+    first = np.empty(values.max(initial=-1) + 1, dtype=np.int64)
+    first[values[::-1]] = np.arange(len(values))[::-1]  # of equal ones the last stays
+    return first[values] == np.arange(len(values))
+
+
+def _is_among(values, others):
+    """Whether each of some numbers from 0 on is among others, which are no larger than the largest of them."""
+    there = np.zeros(values.max(initial=-1) + 1, dtype=bool)
+    there[others] = True
+    return there[values]
+
+
 def _number(a, b):
     """A number for each distinct pair ``a[p], b[p]``, from 0 on."""
-    _, b = np.unique(b, return_inverse=True)
-    return np.unique(a * (b.max(initial=0) + 1) + b, return_inverse=True)[1]
+    order = np.lexsort([b, a])
+    a, b = a[order], b[order]
+    new = np.ones(len(order), dtype=bool)
+    new[1:] = (a[1:] != a[:-1]) | (b[1:] != b[:-1])
+    number = np.empty(len(order), dtype=np.int64)
+    number[order] = np.cumsum(new) - 1
+    return number
 
 
 def _unique_pairs(a, b):
@@ -685,9 +709,11 @@ def _unique_pairs(a, b):
 
 
 def _is_in(a, b, sorted_a, sorted_b):
-    """Whether each pair ``a[p], b[p]`` is among the given distinct pairs."""
+    """Whether each pair ``a[p], b[p]`` is among the given sorted ones."""
     width = max(b.max(initial=0), sorted_b.max(initial=0)) + 1
-    return np.isin(a * width + b, sorted_a * width + sorted_b)
+    wanted, known = a * width + b, sorted_a * width + sorted_b
+    place = np.searchsorted(known, wanted)
+    return np.append(known, -1)[place] == wanted
 
 
 def _join(parts, dtypes):

@@ -363,6 +363,27 @@ def flag_cut(found, tiles, extent):
     return replace(found, cut=is_cut(found.extent, seen_in, shapes), centre_distance=np.hypot(*away.T))
 
 
+def largest_part(mask):
+    """Keep the largest part of a mask; pixels that touch by a corner only do not hang together.
+
+    Parameters
+    ----------
+    mask : ndarray of bool, shape (h, w)
+        A mask, with at least one pixel.
+
+    Returns
+    -------
+    ndarray of bool, shape (h, w)
+        The first of several parts that are the largest; the mask itself if it is in one piece.
+    """
+    from scipy import ndimage
+
+    labels, n_parts = ndimage.label(mask)
+    if n_parts == 1:
+        return mask
+    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
+
+
 def pack(which, y, x, n):
     """Bit-packed crops from pixel coordinates.
 

@@ -20,6 +20,7 @@ from surveycat import catalog
 from surveycat.bands import reference_band as choose_reference
 from surveycat.calibration import magnitude
 from surveycat.catalog import FLAGS
+from surveycat.detections import largest_part
 from surveycat.photometry import (
     Band,
     Crowd,
@@ -190,7 +191,7 @@ class Footprint:
         mask = mask[max(0, -y0) : max(0, height - y0), max(0, -x0) : max(0, width - x0)]
         if not mask.any():
             return None
-        mask = _without_holes(_largest_part(mask))
+        mask = _without_holes(largest_part(mask))
         rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
         mask = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
         return cls(mask, max(y0, 0) + int(rows[0]), max(x0, 0) + int(columns[0]), level, tuple(shape))
@@ -236,16 +237,6 @@ class Footprint:
         in_y, in_x = (rows >= 0) & (rows < self.mask.shape[0]), (columns >= 0) & (columns < self.mask.shape[1])
         grid[np.ix_(in_y, in_x)] = self.mask[np.ix_(rows[in_y], columns[in_x])]
         return grid
-
-
-def _largest_part(mask):
-    """Keep the largest part of a mask; pixels that touch by a corner only do not hang together."""
-    from scipy import ndimage
-
-    labels, n_parts = ndimage.label(mask)
-    if n_parts == 1:
-        return mask
-    return labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
 
 
 def _without_holes(mask):

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from surveycat.detections import Detections
+from surveycat.detections import Detections, largest_part
 from surveycat.errors import OptionError, WeightsError
 from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.masks import distinct
@@ -328,6 +328,8 @@ class Detector:
         likely = np.nonzero(score >= min_score)[0]
         (logits,) = _in_chunks(self._mask_outputs, raw.levels, *(one[likely] for one in raw.regions))
         crops, origins = self.network.paste(logits, raw.box[likely], self.tile_size)
+        # A row is the largest part of a mask: that, and not what else the mask held, must be an object of its own.
+        crops = [largest_part(crop) if crop.any() else crop for crop in crops]
         own = distinct(crops, origins, raw.tile[likely], score[likely])
         drawn = [i for i, crop in enumerate(crops) if own[i] and crop.any()]
         keep = likely[drawn]

@@ -52,6 +52,26 @@ def test_it_says_what_computes(small_network, small_config):
     assert versions == {"keras": keras.__version__, backend: importlib.import_module(backend).__version__}
 
 
+def test_mask_in_pieces_is_its_largest_one(small_network, small_config, tiles, monkeypatch):
+    """What the rows are of is what is compared: a piece that is another's mask makes no second object of a tile."""
+    network = folded(small_network, small_config)
+    disc = np.zeros((20, 40), bool)
+    disc[4:16, 4:16] = True
+    both = disc.copy()
+    both[5:15, 25:35] = both[18:] = True
+    other = np.roll(disc, 20, axis=1)
+
+    def paste(logits, boxes, tile_size):
+        """The same three masks in any tile: the last one holds the first and much else."""
+        crops = [(disc, other, both)[k % 3] for k in range(len(boxes))]
+        return crops, np.zeros((len(boxes), 2), int)
+
+    monkeypatch.setattr(network, "paste", paste)
+    found = Detector(network)(tiles[:1], 0.0)
+    assert sorted(found.mask(i).sum() for i in range(len(found))) == [144, 144]
+    assert sorted(found.mask_origin.tolist()) == [[4, 4], [4, 24]]
+
+
 def test_pasted_mask_keeps_its_place_and_area():
     """A disc in the frame of its box comes back as that disc in pixels, clipped at the tile."""
     y, x = (np.mgrid[:28, :28] + 0.5) / 28 - 0.5

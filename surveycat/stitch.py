@@ -515,7 +515,8 @@ def _without_blends(objects, grid):
 def _without_unsteady_blends(objects):
     """Drop what smaller neighbours fill that more tiles show: where it was seen, a tile took them for one as well.
 
-    Of two galaxies and the pair of them all three are kept only if they are seen equally often.
+    Of two galaxies and the pair of them all three are kept only if they are seen equally often.  What most of the
+    tiles that could do not show has to be filled by half alone.
     """
     found = objects.detections
     often = objects.n_seen / np.maximum(objects.n_tiles, 1)
@@ -529,7 +530,7 @@ def _without_unsteady_blends(objects):
         outer, area = np.where(swap, pairs.i, pairs.j), np.where(swap, pairs.area_i, pairs.area_j)
         smaller = np.where(swap, pairs.area_j, pairs.area_i) < area
         filled += np.bincount(outer, weights=smaller * pairs.shared / area, minlength=len(objects))
-    return objects.select(filled < _INSIDE)
+    return objects.select(filled < np.where(often < 0.5, _ON, _INSIDE))
 
 
 def _companions(objects, grid):

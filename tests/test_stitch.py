@@ -321,6 +321,19 @@ def test_pair_that_one_tile_takes_for_a_third_galaxy_goes(every):
     assert names(catalogue(detector, grid)) == ([0, 1, 2] if every else [0, 1])
 
 
+@pytest.mark.parametrize("shown_by, stays", [([0], False), ([0, 1], True), ([0, 1, 2, 3], True)])
+def test_third_galaxy_that_most_tiles_do_not_show_goes_when_half_full(shown_by, stays):
+    """Protects close pairs whose blend reaches beyond them: most of the tiles outvote the one that shows it."""
+    grid = TileGrid((448, 448))
+    pair = [(220, 212, 17), (220, 236, 17)]
+    detector = detector_of(*pair, (220, 224, 34, 0.6, np.pi / 2))
+    detector = Picky(detector.masks, detector.origins, detector.scores)
+    detector.sees = lambda which, tile: which < 2 or tile.level > 0 or tile.index in shown_by
+    objects = catalogue(detector, grid)
+    assert names(objects) == ([0, 1, 2] if stays else [0, 1])
+    assert objects.n_tiles.tolist() == [4] * len(objects)
+
+
 def test_knot_that_the_larger_ones_look_does_not_show_goes():
     """Protects against rows for spiral arms: what only the finest level sees, inside a disc, is a knot."""
     grid = TileGrid((2000, 2000))

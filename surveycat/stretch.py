@@ -85,8 +85,9 @@ class AsinhStretch:
         Notes
         -----
         With x the scaled planes and I their sum (three times the plane for grey), a pixel is
-        ``x asinh(b I) / (b I)``; colours of which a channel passes 1 are divided by their largest channel,
-        as in ``djs_rgb_make`` of SDSS's idlutils.
+        ``x asinh(b I) / (b I)``, and black where I is not above 0 (Lupton et al. 2004: half of the sky's noise is,
+        which makes it less grey than planes without their negative values would); colours of which a channel passes 1
+        are divided by their largest channel, as in ``djs_rgb_make`` of SDSS's idlutils.
         """
         gain = _for_planes(NOISE_BRIGHTNESS, len(planes)) / self.noise if self.gain is None else self.gain
         varies = self.background is not None and box is not None
@@ -97,12 +98,13 @@ class AsinhStretch:
         x *= gain[:, None, None]
         if len(planes) == 2:
             x = np.stack([x[0], x.mean(axis=0), x[1]])
-        np.maximum(x, 0, out=x)
-        np.minimum(x, BRIGHTEST, out=x)
+        np.clip(x, -BRIGHTEST, BRIGHTEST, out=x)
         total = x.sum(axis=0)
         total *= NONLINEARITY * (3 // len(x))
+        lit = total > 0
         np.maximum(total, 1e-6, out=total)  # where asinh(t) / t is 1
-        x *= np.arcsinh(total) / total
+        np.maximum(x, 0, out=x)
+        x *= lit * (np.arcsinh(total) / total)
         x *= 256 / np.maximum(x.max(axis=0), 1)
         colour = np.moveaxis(np.minimum(x, 255).astype(np.uint8), 0, -1)
         return np.broadcast_to(colour, (*colour.shape[:2], 3))

@@ -32,6 +32,7 @@ from surveycat.photometry import (
     mirrored,
     sky_and_noise,
 )
+from surveycat.simplify import area_of, simplify
 from surveycat.wcs import unit_vectors
 
 __all__ = [
@@ -48,8 +49,6 @@ __all__ = [
 
 MAX_SIDE = 1024  # pixels; windows of larger objects are averaged over blocks
 MAX_STRIP = 2**22  # pixels read at once for such an average
-MAX_VERTICES = 64  # of a polygon on the sky
-TOLERANCE = 0.5  # pixels that a polygon on the sky may lie from the outline
 INNER = 5.0  # pixels around the centre of a small object that always count for its position
 RIM, HEART = 0.3, 0.5  # depths in a mask as shares of the greatest: no galaxy is centred in its rim
 CORE_RADIUS = 1.7  # pixels; of the window in which the centre of a core is found
@@ -744,16 +743,10 @@ def _from_outlines(prints, outlines):
         "x_min": boxes[:, 1],
         "y_max": boxes[:, 2],
         "x_max": boxes[:, 3],
-        "area_pix": np.array([_area(x, y) for x, y in outlines]),
+        "area_pix": np.array([area_of(x, y) for x, y in outlines]),
         "footprint_x": catalog.lists([x for x, _ in outlines]),
         "footprint_y": catalog.lists([y for _, y in outlines]),
     }
-
-
-def _area(x, y):
-    """Area of a polygon, positive if counter-clockwise (shoelace formula)."""
-    x, y = x - x[0], y - y[0]  # the last term of the sum is then 0
-    return 0.5 * float(x[:-1] @ y[1:] - y[:-1] @ x[1:])
 
 
 def _from_light(lights, bands):
@@ -928,7 +921,7 @@ def _regions(to_sky, outlines, mirrored):
         ``POLYGON ICRS ra dec ra dec ...`` in degrees, right ascension from 0 to 360 on either side of the
         wrap; "" where a corner is off the projection.
     """
-    simple = _simplify(outlines)
+    simple = simplify(outlines)
     if not simple:
         return []
     ra, dec = to_sky(np.concatenate([x for x, _ in simple]), np.concatenate([y for _, y in simple]))
@@ -941,54 +934,6 @@ def _regions(to_sky, outlines, mirrored):
         numbers = " ".join(f"{a:.6f} {d:.6f}" for a, d in (places[::-1] if flip else places))
         regions.append(f"POLYGON ICRS {numbers}" if inside else "")
     return regions
-
-
-def _simplify(outlines):
-    """Leave out the steps of outlines: at most `MAX_VERTICES` corners, the area as it was.
-
-    Corners are cut off from the middle of one edge of a pixel to that of the next, since a line through the middles
-    follows a flight of steps where one through corners swings to its side. Then Douglas-Peucker, from the tolerance
-    that is left upwards; what both take or add is made good by scaling about the centroid.
-
-    Parameters
-    ----------
-    outlines : list of (x, y)
-        Corners of each polygon.
-
-    Returns
-    -------
-    list of (x, y)
-        The same polygons, the same way round.
-    """
-    import shapely
-
-    if not outlines:
-        return []
-    middles = [_middles(x, y) for x, y in outlines]
-    owner = np.repeat(np.arange(len(outlines)), [len(path) for path in middles])
-    paths = shapely.polygons(shapely.linearrings(np.concatenate(middles), indices=owner))
-    tolerance = TOLERANCE - np.sqrt(0.125)  # a corner lies that far from the line that cuts it off
-    simple = shapely.simplify(paths, tolerance)
-    while (many := shapely.get_num_coordinates(simple) > MAX_VERTICES + 1).any():
-        tolerance *= 1.1
-        simple[many] = shapely.simplify(paths[many], tolerance)
-    scale = np.sqrt([_area(x, y) for x, y in outlines] / shapely.area(simple))
-    centre = shapely.get_coordinates(shapely.centroid(simple))
-    corners, owner = shapely.get_coordinates(simple, return_index=True)
-    corners = centre[owner] + (corners - centre[owner]) * scale[owner, None]
-    rings = []
-    for ring in np.split(corners, np.flatnonzero(np.diff(owner)) + 1):
-        x, y = ring[:-1].T
-        rings.append((x, y) if _area(x, y) > 0 else (x[::-1], y[::-1]))
-    return rings
-
-
-def _middles(x, y):
-    """Points half a pixel before and half a pixel after each corner of an outline, in order: shape (2 n, 2)."""
-    corners = np.column_stack([x, y]).astype(float)
-    after = np.roll(corners, -1, axis=0) - corners
-    after *= 0.5 / np.abs(after).sum(axis=1, keepdims=True)
-    return np.stack([corners - np.roll(after, 1, axis=0), corners + after], axis=1).reshape(-1, 2)
 
 
 # Point sources --------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from surveycat.mrcnn.centring import centre_boxes
 from surveycat.mrcnn.masks import distinct
 from surveycat.quiet import start_backend
 
-CHUNK = 28  # detections that one compiled call gives a class, or a mask: half of what a batch of eight tiles asks about
+CHUNK = 64  # detections at most that one compiled call gives a class, or a mask: what a batch of eight tiles asks about
 CANARY_TOLERANCE = 2e-3  # largest difference of a probability on the golden tile; other backends round otherwise
 
 log = logging.getLogger(__name__)
@@ -291,8 +291,8 @@ class Detector:
         self.sha256 = sha256
         self.versions = versions()
         self._first_look = compiled(network.first_look)
-        self._class_outputs = compiled(network.class_outputs)
-        self._mask_outputs = compiled(network.mask_outputs)
+        self._class_outputs = compiled(network.class_outputs, any_rows=True)
+        self._mask_outputs = compiled(network.mask_outputs, any_rows=True)
 
     @property
     def tile_size(self):
@@ -394,12 +394,12 @@ class Detector:
 
 
 def _in_chunks(function, maps, *regions):
-    """Call a compiled function of regions on chunks of one shape, the last filled up.
+    """Call a compiled function of regions on chunks of them.
 
     Parameters
     ----------
     function : callable
-        ``(maps, *regions)`` with `CHUNK` rows each, to a tuple of tensors with as many.
+        ``(maps, *regions)`` with at most `CHUNK` rows each, to a tuple of tensors with as many.
     maps : tensor or list of tensor
         What it reads from.
     *regions : ndarray, shape (N, ...)
@@ -410,14 +410,18 @@ def _in_chunks(function, maps, *regions):
     list of ndarray, shape (N, ...)
         Its answers.
     """
-    count = len(regions[0])
-    if not count:  # the shapes of its answers are known by asking only
+    from surveycat.mrcnn.backend import rows_to_compute
+
+    found = len(regions[0])
+    if not found:  # the shapes of its answers are known by asking only
         regions = [np.zeros((1, *one.shape[1:]), one.dtype) for one in regions]
+    count = max(found, 1)
     answers = []
-    for first in range(0, max(count, 1), CHUNK):
-        rows = np.minimum(np.arange(first, first + CHUNK), max(count, 1) - 1)
+    for first in range(0, count, CHUNK):
+        rows = first + np.arange(rows_to_compute(min(count - first, CHUNK)))
+        rows = np.minimum(rows, count - 1)  # filled up with the last
         answers.append([_to_numpy(one) for one in function(maps, *(one[rows] for one in regions))])
-    return [np.concatenate(one)[:count] for one in zip(*answers, strict=True)]
+    return [np.concatenate(one)[:found] for one in zip(*answers, strict=True)]
 
 
 def _to_numpy(tensor):

@@ -479,18 +479,17 @@ def crop_rows(stacked, shapes, strides, boxes, image_index, level, samples):
     y, y_part, y_inside = _axis_samples(boxes[:, 0], boxes[:, 2], _per_level(heights, level), centres, 0.5)
     x, x_part, x_inside = _axis_samples(boxes[:, 1], boxes[:, 3], _per_level(widths, level), centres, 0.5)
     start = image_index * sum(heights) + _per_level(_starts(heights), level)
+    y_part, y_inside = ops.expand_dims(y_part, -1), ops.expand_dims(y_inside, -1)
     rows = _blend_rows(ops.reshape(stacked, (-1, length)), y + ops.expand_dims(start, -1), y_part, y_inside)
-    columns = ops.transpose(ops.reshape(rows, (-1, samples, widest, channels)), (0, 2, 1, 3))
-    columns = ops.reshape(columns, (-1, samples * channels))
-    start = ops.arange(ops.shape(boxes)[0], dtype="int32") * widest
-    columns = _blend_rows(columns, x + ops.expand_dims(start, -1), x_part, x_inside)
-    return ops.transpose(ops.reshape(columns, (-1, samples, samples, channels)), (0, 2, 1, 3))
+    first = ops.reshape(ops.arange(ops.shape(boxes)[0] * samples, dtype="int32") * widest, (-1, samples, 1))
+    at = first + ops.expand_dims(x, 1)  # of pixels, left of each sample in its row
+    x_part, x_inside = (ops.reshape(one, (-1, 1, samples, 1)) for one in (x_part, x_inside))
+    return _blend_rows(ops.reshape(rows, (-1, channels)), at, x_part, x_inside)
 
 
 def _blend_rows(rows, below, part, inside):
-    """Rows between two rows of a matrix; 0 where not inside; shape (R, samples, length)."""
-    low, high = ops.expand_dims((1 - part) * inside, -1), ops.expand_dims(part * inside, -1)
-    return ops.take(rows, below, axis=0) * low + ops.take(rows, below + 1, axis=0) * high
+    """Between two rows of a matrix and the two after it: 0 where not inside."""
+    return ops.take(rows, below, axis=0) * ((1 - part) * inside) + ops.take(rows, below + 1, axis=0) * (part * inside)
 
 
 def _bin_centres(strides, level, samples):

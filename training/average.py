@@ -8,9 +8,11 @@ often one that keeps what each is good at (Wortsman et al. 2022, section 3, equa
 
 import argparse
 import pathlib
+import sys
 
 from surveycat.mrcnn.weights import save_arrays
 from training.classes import read_run
+from training.command import exit_code
 
 
 def average(first, second, share, out):
@@ -41,15 +43,16 @@ def average(first, second, share, out):
     save_arrays(network, out / "checkpoint.h5", dtype="float32")
 
 
-def main():
-    """Command line."""
+def main(arguments=None):
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--first", required=True)
     parser.add_argument("--second", required=True)
     parser.add_argument("--share", type=float, required=True, help="of the second, 0 to 1")
     parser.add_argument("--out", required=True)
-    average(**vars(parser.parse_args()))
+    given = vars(parser.parse_args(arguments))
+    return exit_code(lambda: average(**given))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,6 +11,7 @@ import argparse
 import functools
 import itertools
 import pathlib
+import sys
 
 import keras
 import numpy as np
@@ -24,6 +25,7 @@ from surveycat.mrcnn.detector import Detector
 from surveycat.mrcnn.losses import binary_cross_entropy, weighted_mean
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays
+from training.command import exit_code
 from training.evaluation.cutouts import native_cutout, read_cutouts
 from training.evaluation.tiles import as_tile
 from training.loader import degrade, flip_and_turn, jitter, prefetched, read_shard
@@ -385,7 +387,6 @@ def train(
         Of weights, order and augmentation.
     """
     out, data = pathlib.Path(out), pathlib.Path(data)
-    out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
     network = MaskRCNN(NetworkConfig())
     for name, part in read_run(start).parts.items():
@@ -394,7 +395,6 @@ def train(
     if head:
         network.parts["class_head"] = read_run(head).parts["class_head"]
     config = network.config
-    (out / "config.json").write_text(config.to_json())
     folded = MaskRCNN(config)
     folded.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
     detector = Detector(folded)
@@ -415,6 +415,8 @@ def train(
     first = restore_checkpoint(out, network, trainer.optimizer)
     source = batches(cutouts, composed, cutouts_a_step, scenes_a_step, seed + first)
     validate = functools.partial(accuracy, network, val_samples, val.iloc[rows].reset_index(drop=True))
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(config.to_json())
     fit(trainer, network, source, out, first, steps, validate=validate)
 
 
@@ -423,8 +425,8 @@ def _first(shards, count):
     return itertools.islice((scene for path in shards for scene in read_shard(path)), count)
 
 
-def main():
-    """Command line."""
+def main(arguments=None):
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--start", required=True)
     parser.add_argument("--scenes", required=True)
@@ -436,8 +438,9 @@ def main():
     parser.add_argument("--warmup", type=int, default=200)
     parser.add_argument("--scene-count", type=int, default=9216)
     parser.add_argument("--seed", type=int, default=0)
-    train(**vars(parser.parse_args()))
+    given = vars(parser.parse_args(arguments))
+    return exit_code(lambda: train(**given))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

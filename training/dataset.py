@@ -27,6 +27,7 @@ from surveycat.errors import ImageError, ServiceError, SurveycatError
 from surveycat.measure import outline
 from surveycat.skyserver import SkyServer
 from training import scenes, stamps
+from training.command import exit_code
 from training.stretch import FRAME_IRG
 
 CLASSES = ("spiral", "elliptical")
@@ -557,12 +558,7 @@ def main(arguments=None):
     two.add_argument("--via", action="store_true", help="the annotations are of the VGG Image Annotator")
     two.set_defaults(run=_shards)
     given = parser.parse_args(arguments)
-    try:
-        given.run(given)
-    except SurveycatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return exit_code(lambda: given.run(given))
 
 
 def _build(given):

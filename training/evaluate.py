@@ -12,9 +12,11 @@ import argparse
 import json
 import pathlib
 import subprocess
+import sys
 import time
 
 import surveycat
+from training.command import exit_code
 from training.evaluation import centroids, composed, cutouts, errors, fields, injected, response
 from training.evaluation.report import Page, write_report
 from training.evaluation.subject import Subject
@@ -73,7 +75,6 @@ def evaluate(weights, data, out=None, report=None, only=None, cache="build/evalu
     _check_sections(only or ())
     subject = Subject(str(weights), pathlib.Path(data), pathlib.Path(cache), limit, 60.0 * minutes)
     file = pathlib.Path(out or weights) / "metrics.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
     about = {
         "weights": subject.detector.weights_id,
         "sha256": subject.detector.sha256,
@@ -94,6 +95,7 @@ def evaluate(weights, data, out=None, report=None, only=None, cache="build/evalu
         busy = time.process_time() - busy
         page.finish(about, metrics[name], busy)
         print(f"{name}: {time.monotonic() - started:.0f} s, {busy:.0f} s of the processor", flush=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(metrics, indent=2) + "\n")
         if folder is not None:
             write_report(folder, SECTIONS, about)
@@ -125,8 +127,8 @@ def _sections(text):
     return text.split(",")
 
 
-def main():
-    """Command line."""
+def main(arguments=None):
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--weights", default="weights/compact")
     parser.add_argument("--data", default="../shared/data")
@@ -136,8 +138,9 @@ def main():
     parser.add_argument("--cache", default="build/evaluation", help="where stamps of the test split are kept")
     parser.add_argument("--limit", type=int, help="only so many cutouts and scenes, drawn at random")
     parser.add_argument("--minutes", type=float, default=60.0, help="for each section")
-    print(json.dumps(evaluate(**vars(parser.parse_args())), indent=2))
+    given = vars(parser.parse_args(arguments))
+    return exit_code(lambda: print(json.dumps(evaluate(**given), indent=2)))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

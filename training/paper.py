@@ -32,11 +32,12 @@ from keras import ops
 
 from surveycat import __version__
 from surveycat.catalog import atomic_write
-from surveycat.errors import OptionError, SurveycatError
+from surveycat.errors import OptionError
 from surveycat.mrcnn.convert import preset_config, write_preset
 from surveycat.mrcnn.mrcnn_file import load_mrcnn
 from surveycat.mrcnn.paper_losses import TERMS, paper_losses
 from surveycat.mrcnn.weights import make_network, sha256_of, variables_by_name
+from training.command import exit_code
 from training.dataset import read_coco, write_shards
 from training.loader import MAX_OBJECTS, TILE, flip_and_turn, read_shard
 from training.train import Trainer, fit, restore_checkpoint
@@ -396,12 +397,8 @@ def main(arguments=None):
     parser.add_argument("--batch-size", type=int, help="scenes a step, if not the preset's")
     parser.add_argument("--save-every", type=int, default=500, help="steps between checkpoints and validations")
     parser.add_argument("--seed", type=int, default=0)
-    try:
-        run(parser.parse_args(arguments))
-    except SurveycatError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    given = parser.parse_args(arguments)
+    return exit_code(lambda: run(given))
 
 
 if __name__ == "__main__":

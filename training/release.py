@@ -6,6 +6,7 @@ Example: python -m training.release --run runs/first --scenes SCENES --out weigh
 import argparse
 import dataclasses
 import pathlib
+import sys
 
 import numpy as np
 from scipy.optimize import minimize
@@ -14,6 +15,7 @@ from surveycat.mrcnn.config import Calibration, NetworkConfig
 from surveycat.mrcnn.detector import Detector, check_golden, write_golden
 from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays, load_network, save_arrays, write_sums
+from training.command import exit_code
 from training.evaluation.cutouts import look_at_cutouts, read_cutouts
 from training.loader import read_shard
 from training.scenes import DEEP
@@ -218,15 +220,16 @@ def release(run, scenes, data, out, count=768):
     write_preset(network, config, out, crowded["image"])
 
 
-def main():
-    """Command line."""
+def main(arguments=None):
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", required=True)
     parser.add_argument("--scenes", required=True)
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", required=True)
-    release(**vars(parser.parse_args()))
+    given = vars(parser.parse_args(arguments))
+    return exit_code(lambda: release(**given))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

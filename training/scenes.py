@@ -9,8 +9,10 @@ telescopes make them.
 """
 
 import argparse
+import contextlib
 import io
 import os
+import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
@@ -22,6 +24,7 @@ from scipy import ndimage
 
 from training import sky as sky_module
 from training import stamps as stamps_module
+from training.command import exit_code
 from training.stamps import CENTRAL, DOUBTFUL, GALAXY, NATIVE_SCALE, WEIGHTS, half_light_radius, resize
 from training.stretch import FRAME_IRG, FRAME_SCALES, Stretch, random_stretch
 
@@ -902,7 +905,7 @@ def make_shard(task):
 
 
 def main(arguments=None):
-    """Command line."""
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--count", required=True, type=int, help="scenes; whole shards of 256 are written")
@@ -910,29 +913,27 @@ def main(arguments=None):
     parser.add_argument("--split", default="train", choices=("train", "val", "test"))
     parser.add_argument("--cache", type=Path, help="where stamps and sky are kept (default: beside --out)")
     parser.add_argument("--jobs", type=int, default=1)
-    options = parser.parse_args(arguments)
-    cache = options.cache or options.out.resolve().parent
-    options.out.mkdir(parents=True, exist_ok=True)
-    stamps_module.build(options.split, cache / "stamps", options.jobs)
-    sky_module.build(options.split, cache / "sky")
-    tasks, left, number = [], options.count, 0
-    while left > 0:
-        tasks.append((options.split, cache, options.out, options.seed, number, min(SHARD, left)))
-        left -= SHARD
-        number += 1
-    start = time.time()
-    done = 0
-    if options.jobs > 1:
-        with ProcessPoolExecutor(options.jobs) as pool:
-            for path, task in zip(pool.map(make_shard, tasks), tasks, strict=True):
-                done += task[-1]
-                print(f"{path.name}  {done / (time.time() - start):.1f} scenes/s", flush=True)
-        return
-    for task in tasks:
-        path = make_shard(task)
-        done += task[-1]
-        print(f"{path.name}  {done / (time.time() - start):.1f} scenes/s", flush=True)
+    given = vars(parser.parse_args(arguments))
+    return exit_code(lambda: compose(**given))
+
+
+def compose(out, count, seed, split, cache, jobs):
+    """Make stamps, sky and scenes; see the command line."""
+    cache = cache or out.resolve().parent
+    out.mkdir(parents=True, exist_ok=True)
+    stamps_module.build(split, cache / "stamps", jobs)
+    sky_module.build(split, cache / "sky")
+    tasks = [
+        (split, cache, out, seed, number, min(SHARD, count - first))
+        for number, first in enumerate(range(0, count, SHARD))
+    ]
+    start, done = time.time(), 0
+    with ProcessPoolExecutor(jobs) if jobs > 1 else contextlib.nullcontext() as pool:
+        shards = pool.map(make_shard, tasks) if pool else map(make_shard, tasks)
+        for path, task in zip(shards, tasks, strict=True):
+            done += task[-1]
+            print(f"{path.name}  {done / (time.time() - start):.1f} scenes/s", flush=True)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -13,6 +13,7 @@ import functools
 import json
 import os
 import pathlib
+import sys
 import time
 
 import keras
@@ -23,6 +24,7 @@ from surveycat.mrcnn.config import NetworkConfig
 from surveycat.mrcnn.losses import training_losses
 from surveycat.mrcnn.model import MaskRCNN
 from surveycat.mrcnn.weights import load_arrays, save_arrays
+from training.command import exit_code
 from training.loader import batches
 
 LOSS_WEIGHTS = {"rpn_score": 1.0, "rpn_box": 0.5, "score": 1.0, "box": 0.5, "mask": 1.0}
@@ -221,23 +223,24 @@ def train(scenes, out, steps, batch_size, peak, warmup, start=None, heads_only=F
         Of weights, order and augmentation.
     """
     out = pathlib.Path(out)
-    out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(seed)
     config = NetworkConfig()
     network = MaskRCNN(config)
     if start:
         load_arrays(network, start)
-    (out / "config.json").write_text(config.to_json())
     left_alone = {"class_head", "backbone"} if heads_only else {"class_head"}
     parts = [part for name, part in network.parts.items() if name not in left_alone]
     trainer = Trainer(parts, functools.partial(training_losses, network, heads_only=heads_only), LOSS_WEIGHTS)
     compile_trainer(trainer, peak, steps, warmup)
     first = restore_checkpoint(out, network, trainer.optimizer)
-    fit(trainer, network, batches(scenes, "train", batch_size, seed + first), out, first, steps)
+    source = batches(scenes, "train", batch_size, seed + first)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "config.json").write_text(config.to_json())
+    fit(trainer, network, source, out, first, steps)
 
 
-def main():
-    """Command line."""
+def main(arguments=None):
+    """Command line; returns the exit code."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--scenes", required=True)
     parser.add_argument("--out", required=True)
@@ -248,8 +251,9 @@ def main():
     parser.add_argument("--start")
     parser.add_argument("--heads-only", action="store_true", help="leave the backbone as it is")
     parser.add_argument("--seed", type=int, default=0)
-    train(**vars(parser.parse_args()))
+    given = vars(parser.parse_args(arguments))
+    return exit_code(lambda: train(**given))
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

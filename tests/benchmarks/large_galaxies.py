@@ -183,13 +183,14 @@ def hcg7(asked):
     path = asked.data / "wild" / "A" / "sdss_hcg7_12arcmin_1024.jpg"
     table = search(path, asked.weights, **HCG7_POSITION, preview=_preview(asked, "hcg7"), overwrite=True)
     rows = SkyCoord(table["ra"], table["dec"], unit="deg")
-    cases = []
-    for name, position in HCG7.items():
-        away = rows.separation(SkyCoord(*position, unit="deg")).arcsec
-        best = int(np.argmin(away))
-        case = {"name": name, "arcsec": round(float(away[best]), 2), "rows_within_2_arcsec": int((away < 2).sum())}
-        cases.append(case | outcome(table, table["y"][best], table["x"][best], table["class"][best]))
-        cases[-1] |= {"class": table["class"][best], "found": bool(away[best] < 2)}
+    away = {name: rows.separation(SkyCoord(*position, unit="deg")).arcsec for name, position in HCG7.items()}
+    nearest = [int(np.argmin(apart)) for apart in away.values()]
+    places, cases = table[["y", "x"]].to_numpy(), []
+    for (name, apart), best in zip(away.items(), nearest, strict=True):
+        case = {"name": name, "arcsec": round(float(apart[best]), 2), "rows_within_2_arcsec": int((apart < 2).sum())}
+        others = places[[i for i in nearest if i != best]]  # NGC 196 and 197 overlap
+        cases.append(case | outcome(table, *places[best], table["class"][best], known=others))
+        cases[-1] |= {"class": table["class"][best], "found": bool(apart[best] < 2)}
     artefacts = {}
     for name, (y0, x0, y1, x1) in ARTEFACTS.items():
         inside = table["y"].between(y0, y1) & table["x"].between(x0, x1)

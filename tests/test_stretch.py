@@ -62,6 +62,16 @@ def test_grey_is_grey_and_brightness_rises():
     assert picture[0, 0, 0] == 0 and picture[0, -1, 0] == 255
 
 
+def test_no_light_in_the_sum_is_black():
+    """As SDSS colours its pictures: a pixel whose planes sum to nothing is black, not lit by the one above 0."""
+    stretch = AsinhStretch(np.zeros(3, np.float32), np.ones(3, np.float32))
+    pixels = np.array([[3, -2, -2], [3, -1, -1], [-4, -4, 20]], np.float32).T[:, None]
+    dark, dim, blue = stretch.render(pixels)[0].astype(int)
+    assert (dark == 0).all()
+    assert dim[0] > 0 and (dim[1:] == 0).all()
+    assert blue[2] > 0 and (blue[:2] == 0).all()
+
+
 def test_hue_is_kept_in_bright_cores():
     """A red object stays red however bright it is: channels are not clipped one by one."""
     stretch = AsinhStretch(np.zeros(3, np.float32), np.ones(3, np.float32))

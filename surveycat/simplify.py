@@ -13,7 +13,7 @@ MAX_VERTICES = 64  # of a polygon on the sky
 TOLERANCE = 0.5  # pixels that a polygon on the sky may lie from the outline
 ROUNDED = 0.005  # pixels of that which are left for positions written with 6 decimals
 RAGGED = 4 * MAX_VERTICES  # corners; a segment replaces three or four, so that those of more are not worth the search
-LONGEST = 60  # places on the outline that one segment may skip
+LONGEST = 36  # places on the outline that one segment may skip
 STARTS = 4  # places from which the fewest are sought; each gives one corner too many at most
 
 
@@ -56,16 +56,18 @@ def simplify(outlines):
     paths = shapely.polygons(shapely.linearrings(np.concatenate(middles), indices=owner))
     tolerance = TOLERANCE - np.sqrt(0.125)  # a corner lies that far from the line that cuts it off
     simple = shapely.simplify(paths, tolerance)
-    ragged = many = shapely.get_num_coordinates(simple) > MAX_VERTICES + 1
+    many = shapely.get_num_coordinates(simple) > MAX_VERTICES + 1
+    closer = {i: _fewest(*outlines[i]) for i in np.flatnonzero(many) if len(outlines[i][0]) <= RAGGED}
+    closer = {i: polygon for i, polygon in closer.items() if polygon is not None}
+    many[list(closer)] = False
     while many.any():
-        tolerance *= 1.1
+        tolerance *= 1.2
         simple[many] = shapely.simplify(paths[many], tolerance)
         many = shapely.get_num_coordinates(simple) > MAX_VERTICES + 1
-    areas = np.array([area_of(x, y) for x, y in outlines])
-    simple = _of_area(simple, areas)
-    for i in np.flatnonzero(ragged):
-        closer = _fewest(*outlines[i]) if len(outlines[i][0]) <= RAGGED else None
-        simple[i] = simple[i] if closer is None else closer
+        many[list(closer)] = False
+    simple = _of_area(simple, np.array([area_of(x, y) for x, y in outlines]))
+    for i, polygon in closer.items():
+        simple[i] = polygon
     return [_counter_clockwise(shapely.get_coordinates(polygon)[:-1]) for polygon in simple]
 
 
@@ -116,54 +118,58 @@ def _fewest(x, y):
     corners = np.column_stack([x, y]).astype(float)
     before, after = _middles(x, y).reshape(-1, 2, 2).swapaxes(0, 1)
     places = np.stack([before, corners, after], axis=1).reshape(-1, 2)
-    allowed = [_allowed(np.roll(places, -i, axis=0)[: LONGEST + 1], (1 - i) % 3) for i in range(len(places))]
-    rings = [_shortest(allowed, start) for start in np.linspace(0, len(places), STARTS, endpoint=False).astype(int)]
-    ring = min(rings, key=len)
-    if len(ring) > MAX_VERTICES:
-        return None
-    polygon = shapely.Polygon(places[ring])
-    return polygon if polygon.is_valid else None
+    allowed = _allowed(places)
+    for start in np.linspace(0, len(places), STARTS, endpoint=False).astype(int):
+        ring = _shortest(allowed, start)
+        if len(ring) <= MAX_VERTICES:
+            polygon = shapely.Polygon(places[ring])
+            return polygon if polygon.is_valid else None
+    return None
 
 
-def _allowed(places, first):
-    """Which places a segment from place 0 may lead to: those for which all corners before them lie near it.
+def _allowed(places):
+    """Where a segment from each place may lead to: all corners before its end lie near it.
 
     Parameters
     ----------
     places : ndarray of float, shape (n, 2)
-        In order along the outline.
-    first : int
-        The first of them that is a corner; every third one after it is, too.
+        In order along the outline; every third one, from the second, is a corner.
 
     Returns
     -------
-    ndarray of int
-        Their numbers.
+    ndarray of bool, shape (n, LONGEST)
+        For each place, whether the one 1, 2, ... farther on may be the end.
     """
-    import shapely
+    steps = np.arange(1, LONGEST + 1)
+    numbers = np.arange(len(places))[:, None] + steps
+    ends = places[numbers % len(places)] - places[:, None]
+    near = np.empty(numbers.shape, bool)
+    for first in range(3):  # a third of the places have their corners after as many steps
+        skipped = steps[numbers[first] % 3 == 1]
+        away = _from_segments(ends[first::3, skipped - 1], ends[first::3])
+        near[first::3] = ((away <= (TOLERANCE - ROUNDED) ** 2) | (skipped >= steps[:, None])).all(axis=2)
+    return near
 
-    numbers = np.arange(1, len(places))
-    skipped = np.arange(first or 3, len(places), 3)
-    ends = np.stack([np.broadcast_to(places[0], (len(numbers), 2)), places[1:]], axis=1)
-    away = shapely.distance(shapely.linestrings(ends)[:, None], shapely.points(places[skipped]))
-    near = (away <= TOLERANCE - ROUNDED) | (skipped >= numbers[:, None])
-    return numbers[near.all(axis=1)]
+
+def _from_segments(points, ends):
+    """Squared distances of points, shape (n, p, 2), from segments that begin at the origin, (n, s, 2): (n, s, p)."""
+    lengths = np.maximum((ends**2).sum(axis=2), 1e-12)[:, :, None]  # an outline may touch itself
+    along = ends @ points.swapaxes(1, 2)
+    nearest = np.clip(along / lengths, 0, 1)
+    return (points**2).sum(axis=2)[:, None] + nearest * (nearest * lengths - 2 * along)
 
 
 def _shortest(allowed, start):
     """Places of the shortest ring through a start: breadth first, from each place to those that are allowed."""
+    from scipy.sparse import csgraph, csr_array
+
     n = len(allowed)
-    before = np.full(n + 1, -1)
-    layer = np.array([0])
-    while before[n] < 0:
-        following = []
-        for place in layer.tolist():
-            reached = allowed[(start + place) % n] + place
-            reached = reached[reached <= n]
-            new = reached[before[reached] < 0]
-            before[new] = place
-            following.append(new)
-        layer = np.concatenate(following)
+    places, farther = np.nonzero(np.roll(allowed, -start, axis=0))
+    ends = places + farther + 1
+    open_ring = ends <= n  # place n is the start again
+    places, ends = places[open_ring], ends[open_ring]
+    graph = csr_array((np.ones(len(ends)), (places, ends)), shape=(n + 1, n + 1))
+    _, before = csgraph.breadth_first_order(graph, 0)
     ring = [n]
     while ring[-1]:
         ring.append(int(before[ring[-1]]))

@@ -16,7 +16,7 @@ from surveycat import catalog, measure
 from surveycat.catalog import FLAGS, SCHEMA
 from surveycat.detections import Detections
 from surveycat.measure import Footprint
-from surveycat.simplify import MAX_VERTICES
+from surveycat.simplify import MAX_VERTICES, TOLERANCE, _middles, simplify
 
 
 class FakeImage:
@@ -477,6 +477,23 @@ def test_polygon_on_the_sky(ra, dec, mirrored):
     east /= np.linalg.norm(east)
     plane = shapely.Polygon(corners @ np.column_stack([east, np.cross(place, east)]))
     assert plane.is_valid and plane.contains(shapely.Point(0, 0))
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(24, 31), (90, 120), (300, 200)]))
+def test_simplified_polygons_keep_the_area(seed, shape):
+    """At most 64 corners, valid, area to 3 %, and no corner far from the outline."""
+    footprint = Footprint.from_mask(blob(seed, shape, smooth=shape[0] / 10), (0, 0), 0, shape)
+    x, y = footprint.outline
+    exact = shapely.Polygon(np.column_stack([x, y]))
+    ((sx, sy),) = simplify([(x, y)])
+    simple = shapely.Polygon(np.column_stack([sx, sy]))
+    assert simple.is_valid and simple.exterior.is_ccw and len(sx) <= 64
+    assert simple.area == pytest.approx(exact.area, rel=0.03)
+    assert shapely.symmetric_difference(exact, simple).area < 0.7 * exact.length
+    away = shapely.hausdorff_distance(exact.exterior, simple.exterior)
+    closest = shapely.simplify(shapely.Polygon(_middles(x, y)), TOLERANCE - np.sqrt(0.125))
+    assert away < 0.5 or shapely.get_num_coordinates(closest) > MAX_VERTICES + 1  # too ragged for so few
 
 
 @settings(max_examples=60, deadline=None)

@@ -13,7 +13,7 @@ import time
 import click
 
 from surveycat import __version__
-from surveycat.errors import SurveycatError
+from surveycat.errors import SurveycatError, one_line
 
 SOME_FAILED = 3
 INTERRUPTED = 130
@@ -36,7 +36,7 @@ def _reporting(command):
         except (SurveycatError, OSError) as error:
             if debug:
                 raise
-            said = _one_line(error)
+            said = one_line(error)
             if not unfinished and "--resume" not in said and _unfinished(options.get("out")):
                 said += f"; {_way_on(options['out'])}"
             click.echo(f"surveycat: {said}", err=True)
@@ -65,14 +65,6 @@ def _way_on(out):
     if not _unfinished(out):
         return "nothing was written"
     return f"what is finished is kept in {partial_folder(out)}; add --resume to the same command to go on"
-
-
-def _one_line(error):
-    """Say an error in one line; those of the system name the file first."""
-    if isinstance(error, OSError) and error.strerror:
-        named = f"{error.filename}: " if error.filename else ""
-        return f"{named}{error.strerror}"
-    return " ".join(str(error).split())
 
 
 @contextlib.contextmanager

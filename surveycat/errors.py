@@ -39,3 +39,22 @@ class ServiceError(SurveycatError):
 
 class OutsideFootprint(ServiceError):
     """The survey has no image of that part of the sky."""
+
+
+def one_line(error):
+    """Say an error in one line.
+
+    Parameters
+    ----------
+    error : Exception
+        A `SurveycatError`, or one of the system.
+
+    Returns
+    -------
+    str
+        What it says; errors of the system name the file first.
+    """
+    if isinstance(error, OSError) and error.strerror:
+        named = f"{error.filename}: " if error.filename else ""
+        return f"{named}{error.strerror}"
+    return " ".join(str(error).split())

@@ -2,7 +2,7 @@
 
 import sys
 
-from surveycat.errors import SurveycatError
+from surveycat.errors import SurveycatError, one_line
 
 __all__ = ["exit_code"]
 
@@ -24,11 +24,11 @@ def exit_code(work):
     try:
         work()
     except SurveycatError as error:
-        return _failed(error)
+        return _failed(one_line(error))
     except OSError as error:
         if error.filename is None:  # no file of the user's
             raise
-        return _failed(f"{error.filename}: {error.strerror}; check the path, and the options that lead to it")
+        return _failed(f"{one_line(error)}; check the path, and the options that lead to it")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

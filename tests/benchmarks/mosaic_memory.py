@@ -5,7 +5,7 @@
 DATA is the folder with the real fields (``fields/sdss_*/field.jpg``): they are laid side by side, each one turned
 and flipped, into a FITS file of three 8-bit planes (3.2 GB at 32768). Every run is the command itself, with two
 workers and a stub for the network that finds bright blobs, so that what is measured is all the rest. With
-``--network`` a random share of the tiles is given to the real network, and the others to the stub.
+``--network`` a random share of the batches is given to the real network, and the others to the stub.
 
 Private memory is what is not a page of a file (`Pss_Anon` of /proc/PID/smaps_rollup: pages that processes share after
 a fork count once), summed over the process and all of its descendants ten times a second, or as often as takes a tenth
@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 class Stub:
-    """Finds bright blobs, quickly; a random share of the tiles goes to the real network."""
+    """Finds bright blobs, quickly; a random share of the batches goes to the real network."""
 
     batch_size = 8
 
@@ -39,20 +39,12 @@ class Stub:
     def __call__(self, pixels, min_score):
         from detectors import BlobDetector
 
-        from surveycat.detections import Detections
         from surveycat.mrcnn.detector import load_detector
 
-        # Which tiles the network gets depends on their pixels alone, so that every run gives it the same ones.
-        chosen = np.array([int(tile.sum()) % 1000 < 1000 * self.share for tile in pixels])
-        parts = []
-        for detector, which in (
-            (BlobDetector(90, 25), np.flatnonzero(~chosen)),
-            (load_detector, np.flatnonzero(chosen)),
-        ):
-            if len(which):
-                found = (detector() if detector is load_detector else detector)(pixels[which], min_score)
-                parts.append(found.replace(tile=which[found.tile], capped=which[found.capped]))
-        return Detections.concatenate(parts)
+        # Which batches the network gets depends on their pixels alone, so that every run gives it the same ones.
+        chosen = int(pixels.sum()) % 1000 < 1000 * self.share
+        detector = load_detector() if chosen else BlobDetector(90, 25)
+        return detector(pixels, min_score)
 
 
 def frames(data):
@@ -135,7 +127,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("data")
     parser.add_argument("--sides", type=int, nargs="+", default=[4096, 8192, 16384, 32768])
-    parser.add_argument("--network", type=float, default=0.0, help="Share of the tiles for the real network.")
+    parser.add_argument("--network", type=float, default=0.0, help="Share of the batches for the real network.")
     parser.add_argument("--folder", default=".", help="Where to put mosaics and catalogues; they are removed.")
     parser.add_argument("--search", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()

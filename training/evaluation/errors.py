@@ -1,5 +1,7 @@
 """The worst errors on the test cutouts, as one picture to be looked at, with what can be measured of their causes."""
 
+import pathlib
+
 import numpy as np
 import pandas as pd
 from PIL import Image, ImageDraw
@@ -14,7 +16,7 @@ from training.evaluation.tiles import central, look
 
 COUNT = 40
 SIDE = 192
-VERDICTS = "verdicts.csv"  # what eyes said of disagreements: id, verdict (label, model, undecidable), cause
+VERDICTS = pathlib.Path(__file__).parent / "verdicts.csv"  # of eyes: id; label or model is wrong, or undecidable; cause
 UNDECIDED = 0.35, 0.65  # vote fractions of a galaxy on which people did not agree
 SMALL_SIDE = 30.0  # px of the longer side of its mask at native scale, under which arms are hardly seen
 THIN = 0.4  # axis ratio of what is seen edge-on
@@ -51,25 +53,23 @@ def section(subject, page):
     frame = seen_cutouts(subject)
     bad = worst(frame)
     bad = bad.assign(measured=[", ".join(causes(row)) for row in bad.to_dict("records")])
-    verdicts = page.folder and page.folder / VERDICTS
-    judged = pd.read_csv(verdicts, dtype={"id": str}) if verdicts and verdicts.exists() else None
+    judged = pd.read_csv(VERDICTS, dtype={"id": str})
     shown = bad.head(COUNT)
     if page.folder is not None:
         caption = (
             f"The {COUNT} worst errors: native pixels, enlarged, with the outline of what was found; label and vote, "
-            f"what was said, what was measured, and what eyes said ({VERDICTS})"
+            f"what was said, what was measured, and what eyes said ({VERDICTS.name})"
         )
         page.picture("worst", caption, errors_sheet(subject.detector, shown, judged))
     columns = ["id", "set", "label", "p_features", "p_smooth", "p_spiral", "score", "error", "measured"]
     page.table("all", bad[[*columns, "a_2sigma_arcsec"]], "All errors on confident rows")
     each = bad["measured"].str.split(", ").explode()
-    figures = {
+    return {
         "errors": {str(name): int(count) for name, count in bad["error"].value_counts().items()},
         "measured_causes": {str(name): int(count) for name, count in each.value_counts().items()},
+        "after_looking": after_looking(frame, judged),
+        "not_looked_at": int((~bad["id"].isin(judged["id"])).sum()),
     }
-    if judged is not None:
-        figures["after_looking"] = after_looking(frame, judged)
-    return figures
 
 
 def causes(row):
@@ -122,7 +122,7 @@ def surroundings(stamp):
     return [name for name, there in parts.items() if there]
 
 
-def errors_sheet(detector, rows, judged=None):
+def errors_sheet(detector, rows, judged):
     """A `contact_sheet` of errors: the galaxy and the outline of what was found, its label, what was said, causes.
 
     Parameters
@@ -131,7 +131,7 @@ def errors_sheet(detector, rows, judged=None):
         The detector, which looks once more for the outlines.
     rows : pandas.DataFrame
         Of `worst`, with ``measured``.
-    judged : pandas.DataFrame, optional
+    judged : pandas.DataFrame
         ``id``, ``verdict`` and ``cause`` of those that were looked at.
 
     Returns
@@ -139,7 +139,7 @@ def errors_sheet(detector, rows, judged=None):
     PIL.Image.Image
         The sheet; the last line of each is left free for a verdict.
     """
-    said = {} if judged is None else dict(zip(judged["id"], _verdicts(judged), strict=True))
+    said = dict(zip(judged["id"], judged["verdict"] + ": " + judged["cause"], strict=True))
     cells = []
     images = list(native_cutouts(rows))
     for row, image, found in zip(rows.itertuples(), images, look(detector, images), strict=True):
@@ -148,12 +148,6 @@ def errors_sheet(detector, rows, judged=None):
         lines = (str(row.id), f"{row.label}, {vote}", answer, row.measured, said.get(str(row.id), ""))
         cells.append((outlined(image, found), *lines))
     return contact_sheet(cells, SIDE)
-
-
-def _verdicts(judged):
-    """One line for each verdict, with its cause where there is one."""
-    cause = judged["cause"].fillna("") if "cause" in judged else [""] * len(judged)
-    return [f"{verdict}: {why}" if why else str(verdict) for verdict, why in zip(judged["verdict"], cause, strict=True)]
 
 
 def outlined(image, found):

@@ -26,6 +26,7 @@ from surveycat.errors import OptionError, RunFailed, SurveycatError
 from surveycat.mrcnn.detector import DetectorSpec
 from surveycat.outcome import DOWNLOAD, Job, Outcome, in_one_line, nothing, outcomes
 from surveycat.partitions import plain
+from surveycat.pipeline import check_min_score
 from surveycat.sampling import FINEST, WANTED
 from surveycat.skyserver import SCALE
 from surveycat.targets import Targets, columns_of, read_targets
@@ -156,8 +157,7 @@ def _check_options(out, size, pixel_scale, min_score, order, resume, retry_faile
         log.warning(
             'cutouts are searched at %g"/px, finer than the network knows: that of SDSS is %g', pixel_scale, SCALE
         )
-    if not 0 <= min_score <= 1:
-        raise OptionError(f"min-score is {min_score:g}; give a probability from 0 to 1")
+    check_min_score(min_score)
     if not ORDERS[0] <= order <= ORDERS[1]:
         raise OptionError(f"healpix-order is {order}; give {ORDERS[0]} to {ORDERS[1]}, usually 4 to 6")
 

@@ -212,7 +212,8 @@ def _centred(crop, aperture):
     """A star moved to the middle of its crop, by the centroid that concentrations use, and scaled to a light of 1."""
     from scipy import ndimage
 
-    from surveycat.measure import CORE_RADIUS, windowed_centroid
+    from surveycat.centroid import windowed_centroid
+    from surveycat.stars import CORE_RADIUS
 
     half = PSF_SIDE // 2
     x, y = windowed_centroid(np.maximum(crop, 0), half, half, CORE_RADIUS)
@@ -284,7 +285,7 @@ def real_galaxy(path, radius, rng):
     from PIL import Image
     from scipy import ndimage
 
-    from surveycat.measure import half_light_radius
+    from surveycat.centroid import half_light_radius
 
     try:
         with Image.open(path) as picture:

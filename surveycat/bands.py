@@ -19,7 +19,7 @@ from surveycat.readers import is_fits, open_raster, split_extension
 from surveycat.scratch import Scratch
 from surveycat.wcs import pixel_scale_of, pixel_to_sky, quiet, sky_to_pixel
 
-__all__ = ["BandRaster", "Bands", "gather", "open_bands", "reference_band"]
+__all__ = ["BandRaster", "Bands", "gather", "open_bands", "reference_band", "reference_of"]
 
 CHUNK = 512  # pixels
 MARGIN = 16  # pixels around what a chunk needs: cubic splines reach that far
@@ -77,6 +77,22 @@ def reference_band(names):
         One of them.
     """
     return "r" if "r" in names else names[len(names) // 2]
+
+
+def reference_of(image):
+    """Choose the reference band of an image.
+
+    Parameters
+    ----------
+    image : `~surveycat.image.Image`
+        The image.
+
+    Returns
+    -------
+    str
+        Name of one of ``image.bands``. The r band of a colour picture is its green channel.
+    """
+    return reference_band(image.bands[::-1])
 
 
 def in_colour_order(names):

@@ -30,11 +30,10 @@ from surveycat.artificial import (
     sersic,
     units_per_nanomaggy,
 )
-from surveycat.bands import gather
+from surveycat.bands import gather, reference_of
 from surveycat.dispatch import loaded
 from surveycat.errors import ImageError, OptionError, OutputError, RunFailed
 from surveycat.image import open_image
-from surveycat.measure import reference_band
 from surveycat.mrcnn.detector import DetectorSpec
 from surveycat.pipeline import check_min_score, search, way_to_look
 from surveycat.region import parse_region
@@ -265,7 +264,7 @@ class Field:
     @classmethod
     def of(cls, image, fwhm=None, zero_point=None):
         """Measure an image; see `inject` for the options."""
-        reference = reference_band(image)
+        reference = reference_of(image)
         light = _middle(image, reference)
         psfs = _psfs(image, light, reference, fwhm)
         psf, noise = psfs[reference], _noise(light)

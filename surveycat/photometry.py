@@ -38,7 +38,7 @@ class Crowd:
 
     Parameters
     ----------
-    prints : list of `~surveycat.measure.Footprint`
+    prints : list of `~surveycat.footprint.Footprint`
     hosts : array_like of int, shape (N,)
         Number of the larger object on which each one lies, -1 for none.
     """

@@ -11,7 +11,7 @@ import numpy as np
 
 from surveycat import levels
 from surveycat.errors import OptionError
-from surveycat.measure import stars
+from surveycat.stars import stars
 
 __all__ = ["FINEST", "Sampling", "Shrunk", "sampling_of", "shrink_level"]
 

@@ -9,9 +9,9 @@ from scipy import ndimage
 
 from surveycat import artificial
 from surveycat.artificial import Psf, Stamp, altered, measure_psf, real_galaxy, sersic
+from surveycat.centroid import half_light_radius
 from surveycat.errors import ImageError, OptionError
 from surveycat.image import open_image
-from surveycat.measure import half_light_radius
 
 
 def sky(shape, rng, level=100.0, noise=2.0):

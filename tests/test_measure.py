@@ -11,12 +11,16 @@ from astropy.wcs import WCS
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
+from test_footprint import blob
 
 from surveycat import catalog, measure
+from surveycat.bands import reference_of
 from surveycat.catalog import FLAGS, SCHEMA
 from surveycat.detections import Detections
-from surveycat.measure import Footprint
-from surveycat.simplify import MAX_VERTICES, TOLERANCE, _middles, simplify
+from surveycat.footprint import Footprint
+from surveycat.photometry import sky_and_noise
+from surveycat.simplify import MAX_VERTICES
+from surveycat.stars import Stars
 
 
 class FakeImage:
@@ -77,99 +81,6 @@ def make_wcs(shape, ra=120.0, dec=30.0, scale=0.4, rotation=0.0, mirrored=False)
     wcs.wcs.cd = np.array([[flip * cos, -sin], [flip * sin, cos]]) * scale / 3600
     wcs.wcs.radesys = "ICRS"
     return wcs
-
-
-def blob(seed, shape=(24, 31), smooth=1.5):
-    """Random mask with several parts, holes and touching corners."""
-    noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), smooth)
-    return noise > np.quantile(noise, 0.6)
-
-
-def union_of_pixels(mask, y0=0, x0=0, block=1):
-    """The mask as a polygon, from the squares of its pixels: slow, and obviously right."""
-    rows, columns = np.nonzero(mask)
-    left, low = (columns + x0) * block - 0.5, (rows + y0) * block - 0.5
-    return shapely.union_all(shapely.box(left, low, left + block, low + block))
-
-
-# Outlines -------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([0, 0.7, 1.5, 3]), st.integers(0, 3))
-def test_outline_has_the_area_and_centroid_of_its_pixels(seed, smooth, level):
-    """Half a pixel or one row off, clockwise, a ring left open: all of this happened to others."""
-    footprint = Footprint.from_mask(blob(seed, smooth=smooth), (5, 9), level, (600, 600))
-    x, y = footprint.outline
-    polygon, block = shapely.Polygon(np.column_stack([x, y])), 2**level
-    assert polygon.is_valid and polygon.exterior.is_ccw
-    rows, columns = np.nonzero(footprint.mask)
-    assert polygon.area == len(rows) * block**2
-    assert polygon.centroid.x == pytest.approx((columns.mean() + footprint.x0 + 0.5) * block - 0.5, abs=1e-9)
-    assert polygon.centroid.y == pytest.approx((rows.mean() + footprint.y0 + 0.5) * block - 0.5, abs=1e-9)
-    assert polygon.equals(union_of_pixels(footprint.mask, footprint.y0, footprint.x0, block))
-    turns = (np.diff(x, append=x[0]) != 0) ^ (np.diff(y, append=y[0]) != 0)
-    assert turns.all(), "every step is straight"
-    assert (np.diff(x, append=x[0]) != 0).sum() * 2 == len(x), "no corner in the middle of an edge"
-
-
-def test_outline_of_one_pixel():
-    """The docstring's half-pixel convention, at its smallest."""
-    x, y = Footprint.from_mask(np.ones((1, 1), bool), (3, 7), 0, (20, 20)).outline
-    assert x.tolist() == [6.5, 7.5, 7.5, 6.5] and y.tolist() == [2.5, 2.5, 3.5, 3.5]
-
-
-def test_largest_part_and_holes():
-    """Crumbs go, holes are filled, and a touch by corners does not hang parts together."""
-    mask = np.zeros((9, 12), bool)
-    mask[1:6, 1:6] = True
-    mask[3, 3] = False  # a hole
-    mask[6, 6] = True  # touches by a corner
-    mask[8, 11] = True  # a crumb
-    footprint = Footprint.from_mask(mask, (0, 0), 0, (9, 12))
-    assert footprint.mask.shape == (5, 5) and footprint.mask.all()
-    assert footprint.box == (1, 1, 6, 6)
-
-
-def test_a_gap_closed_by_a_corner_only_is_a_hole():
-    """Else the outline would touch itself and be no valid polygon."""
-    ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 0]], bool)
-    footprint = Footprint.from_mask(ring, (0, 0), 0, (3, 3))
-    assert footprint.mask.sum() == 8
-    assert shapely.Polygon(np.column_stack(footprint.outline)).area == 8
-
-
-@pytest.mark.parametrize("level", [0, 2])
-def test_footprints_are_cut_to_the_image(level):
-    """A mask may hang over the border, and the last blocks of a level always may."""
-    shape = (37, 50)
-    footprint = Footprint.from_mask(np.ones((60, 80), bool), (-7, -3), level, shape)
-    assert footprint.box == (0, 0, 37, 50)
-    x, y = footprint.outline
-    assert (x.min(), x.max(), y.min(), y.max()) == (-0.5, 49.5, -0.5, 36.5)
-
-
-def test_footprint_outside_of_the_image():
-    """Nothing to measure, and no crash."""
-    for origin in ((-5, 3), (3, -5), (40, 3), (3, 60)):
-        assert Footprint.from_mask(np.ones((5, 5), bool), origin, 0, (37, 50)) is None
-    assert Footprint.from_mask(np.zeros((5, 5), bool), (3, 3), 0, (37, 50)) is None
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(0, 8), st.integers(0, 8))
-def test_painting_on_a_finer_grid(seed, level, margin_y, margin_x):
-    """A coarse mask covers the pixels that its blocks hold, the last ones cut at the image."""
-    shape = (75, 103)
-    height, width = (-(-n // 2**level) for n in shape)
-    footprint = Footprint.from_mask(blob(seed, (height, width)), (0, 0), level, shape)
-    y0, x0, y1, x1 = footprint.box
-    box = (max(0, y0 - margin_y), max(0, x0 - margin_x), min(75, y1 + margin_y), min(103, x1 + margin_x))
-    dense = np.zeros((height, width), bool)
-    dense[footprint.y0 :, footprint.x0 :][: footprint.mask.shape[0], : footprint.mask.shape[1]] = footprint.mask
-    dense = dense.repeat(2**level, axis=0).repeat(2**level, axis=1)[:75, :103]
-    assert np.array_equal(footprint.on_grid(box, 0), dense[box[0] : box[2], box[1] : box[3]])
-    assert shapely.Polygon(np.column_stack(footprint.outline)).area == dense.sum()
 
 
 # Light ----------------------------------------------------------------------------------------------------
@@ -254,7 +165,7 @@ def test_star_on_the_rim_does_not_take_the_position():
 def test_sky_of_an_eight_bit_picture_is_finer_than_its_steps():
     """A median would give whole counts, and a wrong flux for every large galaxy."""
     sky = np.rint(np.random.default_rng(4).normal(12.37, 2, (64, 64)))
-    assert measure.local_sky(sky, np.ones(sky.shape, bool)) == pytest.approx(12.37, abs=0.15)
+    assert sky_and_noise(sky, np.ones(sky.shape, bool))[0] == pytest.approx(12.37, abs=0.15)
 
 
 def test_pixels_without_data_do_not_count():
@@ -277,8 +188,8 @@ def test_position_comes_from_the_r_band():
     assert table["x"][0].value == pytest.approx(30, abs=0.05)
     assert {"flux_g", "flux_r", "flux_i"} <= set(table.colnames)
     planes = dict(zip(["blue", "green", "red"], planes.values(), strict=True))
-    assert measure.reference_band(FakeImage(planes)) == "green"
-    assert measure.reference_band(FakeImage({"image": planes["red"]})) == "image"
+    assert reference_of(FakeImage(planes)) == "green"
+    assert reference_of(FakeImage({"image": planes["red"]})) == "image"
 
 
 def test_a_neighbour_in_the_mask_does_not_pull_the_position():
@@ -316,7 +227,7 @@ def test_large_objects_are_read_in_strips(monkeypatch):
     monkeypatch.setattr(measure, "MAX_SIDE", 128)
     monkeypatch.setattr(measure, "MAX_STRIP", 16_000)
     image.largest_read = 0
-    strips = measure.measure(objects, image, measure.Stars())
+    strips = measure.measure(objects, image, Stars())
     assert image.largest_read <= 16_000
     for name in (
         "x",
@@ -480,23 +391,6 @@ def test_polygon_on_the_sky(ra, dec, mirrored):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.integers(0, 10**6), st.sampled_from([(24, 31), (90, 120), (300, 200)]))
-def test_simplified_polygons_keep_the_area(seed, shape):
-    """At most 64 corners, valid, area to 3 %, and no corner far from the outline."""
-    footprint = Footprint.from_mask(blob(seed, shape, smooth=shape[0] / 10), (0, 0), 0, shape)
-    x, y = footprint.outline
-    exact = shapely.Polygon(np.column_stack([x, y]))
-    ((sx, sy),) = simplify([(x, y)])
-    simple = shapely.Polygon(np.column_stack([sx, sy]))
-    assert simple.is_valid and simple.exterior.is_ccw and len(sx) <= 64
-    assert simple.area == pytest.approx(exact.area, rel=0.03)
-    assert shapely.symmetric_difference(exact, simple).area < 0.7 * exact.length
-    away = shapely.hausdorff_distance(exact.exterior, simple.exterior)
-    closest = shapely.simplify(shapely.Polygon(_middles(x, y)), TOLERANCE - np.sqrt(0.125))
-    assert away < 0.5 or shapely.get_num_coordinates(closest) > MAX_VERTICES + 1  # too ragged for so few
-
-
-@settings(max_examples=60, deadline=None)
 @given(
     ra=st.floats(0, 360, exclude_max=True) | st.sampled_from([0.0, 1e-5, 359.99999]),
     dec=st.floats(-90, 90) | st.sampled_from([-90.0, -89.9999, 89.9999, 90.0]),
@@ -524,88 +418,3 @@ def test_off_the_projection_is_nan_not_an_error():
     table = catalog.finish(table)
     assert np.isfinite(table["ra"][0]) and table["s_region"][0].startswith("POLYGON")
     assert np.isnan(table["ra"][1]) and table["s_region"][1] == "" and table["name"][1] == ""
-
-
-# Point sources --------------------------------------------------------------------------------------------
-
-
-def star_field(stretch=None, n_stars=40, n_galaxies=40, seed=6):
-    """Stars of sigma 1.3 px and round galaxies of 1.4 to 3 times that size, over a range of fluxes."""
-    rng = np.random.default_rng(seed)
-    shape, step = (560, 560), 48
-    spots = [(x, y) for x in range(30, 540, step) for y in range(30, 540, step)]
-    rng.shuffle(spots)
-    data = rng.normal(0, 1, shape)
-    sigmas = [1.3] * n_stars + list(1.3 * rng.uniform(1.5, 3, n_galaxies))
-    places = []
-    for (x, y), sigma in zip(spots, sigmas, strict=False):
-        x, y = x + rng.uniform(-0.5, 0.5), y + rng.uniform(-0.5, 0.5)
-        flux = 10 ** rng.uniform(3.2, 4.2) * (sigma / 1.3)
-        y0, x0 = int(y) - 20, int(x) - 20
-        data[y0 : y0 + 41, x0 : x0 + 41] += gaussian((41, 41), x - x0, y - y0, sigma, flux=flux)
-        places.append((x, y, sigma))
-    if stretch:
-        data = np.clip(np.rint(255 * np.arcsinh(data / 20) / np.arcsinh(2000 / 20) + 4), 0, 255)
-    return data, places
-
-
-@pytest.mark.parametrize("stretch", [False, True])
-def test_unresolved_objects_are_flagged(stretch):
-    """Stars get the flag and galaxies 1.5 times as large do not, on linear data and in a picture."""
-    data, places = star_field(stretch)
-    image = FakeImage({"r": data}, picture=stretch)
-    rows, columns = np.indices((31, 31)) - 15
-    masks = [np.hypot(rows, columns) < 2.5 * sigma for *_, sigma in places]
-    origins = [(round(y) - 15, round(x) - 15) for x, y, _ in places]
-    table = measure.measure(make_objects(masks, origins), image)
-    flagged = (table["flags"] >> FLAGS["unresolved"] & 1).astype(bool)
-    is_star = np.array([sigma == 1.3 for *_, sigma in places])
-    assert flagged[is_star].mean() >= 0.95
-    assert flagged[~is_star].mean() <= (0.1 if stretch else 0.0)
-
-
-def test_too_few_stars_flag_nothing():
-    """No stars to compare with: no flag, rather than a guess."""
-    data, places = star_field(n_stars=3, n_galaxies=2)
-    image = FakeImage({"r": data})
-    assert np.isnan(measure.stars(image).radius(100.0))
-    x, y, _ = places[0]
-    table = measure.measure(make_objects([np.ones((9, 9), bool)], [(round(y) - 4, round(x) - 4)]), image)
-    assert not table["flags"][0] >> FLAGS["unresolved"] & 1
-
-
-def test_star_windows_are_bounded():
-    """A survey mosaic costs no more than 9 windows, inside of the image and apart from each other."""
-    for shape in [(40, 50), (600, 500), (2048, 1489), (60_000, 80_000)]:
-        windows = measure._windows(shape)
-        assert 1 <= len(windows) <= 9
-        squares = [shapely.box(*window) for window in windows]
-        assert shapely.union_all(squares).area == sum(square.area for square in squares)
-        assert shapely.box(0, 0, *shape).contains(shapely.union_all(squares))
-
-
-@pytest.mark.parametrize("name", ["blank", "tiny", "nan"])
-def test_no_stars_at_all(name):
-    """Empty, tiny and dataless images have no stars, and say so."""
-    data = {"blank": np.zeros((300, 300)), "tiny": np.ones((5, 4)), "nan": np.full((90, 90), np.nan)}[name]
-    assert np.isnan(measure.stars(FakeImage({"r": data})).intercept)
-
-
-def test_stars_and_galaxies_of_a_real_field(shared_data):
-    """On the frames of Stripe 82 the flag tells the listed stars from the listed galaxies."""
-    from astropy.io import fits
-    from astropy.table import Table
-
-    folder = shared_data / "fields" / "sdss_351.65+0.10_run4192"
-    data = fits.getdata(folder / "fpC-004192-r4-0300.fit.gz").astype(np.float32)
-    image = FakeImage({"r": data})
-    rates = {}
-    for name, magnitude in (("stars.csv", "psfmag_r"), ("galaxies.csv", "petromag_r")):
-        rows = Table.read(folder / name)
-        rows = rows[(rows["edge_px"] > 20) & (rows[magnitude] < 20.5)]
-        rows = rows[rows["saturated"] == 0] if "saturated" in rows.colnames else rows
-        origins = [(round(y) - 4, round(x) - 4) for x, y in zip(rows["x"], rows["y"], strict=True)]
-        table = measure.measure(make_objects([np.ones((9, 9), bool)] * len(rows), origins), image)
-        rates[name] = (table["flags"] >> FLAGS["unresolved"] & 1).mean()
-    assert rates["stars.csv"] >= 0.95
-    assert rates["galaxies.csv"] <= 0.02

@@ -10,8 +10,9 @@ from test_measure import FakeImage, gaussian, make_objects
 from surveycat import measure
 from surveycat.calibration import Calibration
 from surveycat.catalog import FLAGS
-from surveycat.measure import Footprint
+from surveycat.footprint import Footprint
 from surveycat.photometry import MANY, Crowd, concentration, gini, likelihood_ratio, median, mirrored, sky_and_noise
+from surveycat.stars import Stars
 
 NOISE = 2.0
 
@@ -69,7 +70,7 @@ def test_errors_are_the_scatter_of_repeated_measurements():
     objects, rows = make_objects(masks, origins), []
     for seed in range(60):
         image = FakeImage({"r": clean + np.random.default_rng(seed).normal(50, NOISE, clean.shape)})
-        table = measure.measure(objects, image, measure.Stars())
+        table = measure.measure(objects, image, Stars())
         rows.append([np.asarray(table[name]) for name in ("flux_r", "flux_kron_r", "x", "y")])
     scatter = np.std(rows, axis=0)
     names = {"flux_err_r": 0.35, "flux_kron_err_r": 0.35, "x_err": 0.65, "y_err": 0.65}
@@ -133,10 +134,10 @@ def test_a_companion_has_its_pixels_and_its_host_loses_them():
     knot = gaussian((160, 160), 95, 80, 1.5, flux=6_000)
     image = disc + knot + np.random.default_rng(3).normal(10, 1, disc.shape)
     masks = [disc > 3, knot > 30]
-    table = measure.measure(make_objects(masks, [(0, 0)] * 2, hosts=[-1, 0]), FakeImage({"r": image}), measure.Stars())
+    table = measure.measure(make_objects(masks, [(0, 0)] * 2, hosts=[-1, 0]), FakeImage({"r": image}), Stars())
     both = masks[0] & masks[1]
     assert table["flux_r"][0] == pytest.approx(disc[masks[0] & ~both].sum(), rel=0.02)
-    alone = measure.measure(make_objects(masks[:1], [(0, 0)]), FakeImage({"r": image - knot}), measure.Stars())
+    alone = measure.measure(make_objects(masks[:1], [(0, 0)]), FakeImage({"r": image - knot}), Stars())
     assert table["flux_kron_r"][0] == pytest.approx(alone["flux_kron_r"][0], rel=0.02)
     assert table["x"][0].value == pytest.approx(80, abs=0.2)
 
@@ -144,7 +145,7 @@ def test_a_companion_has_its_pixels_and_its_host_loses_them():
 def test_masks_that_cover_each_other_entirely():
     """An object all of whose pixels another one has gets no light but a row and a place."""
     masks = [np.ones((9, 9), bool)] * 2
-    table = measure.measure(make_objects(masks, [(20, 20)] * 2), FakeImage({"r": np.ones((60, 60))}), measure.Stars())
+    table = measure.measure(make_objects(masks, [(20, 20)] * 2), FakeImage({"r": np.ones((60, 60))}), Stars())
     assert table["x"].value == pytest.approx([24, 24]) and table["flux_r"][1] == 0
 
 
@@ -235,7 +236,7 @@ def test_a_large_galaxy_with_a_nucleus_like_a_star_keeps_its_score(monkeypatch):
 def test_without_stars_nothing_loses_its_score():
     """Where the PSF is not known the excess is NaN and every score stays."""
     _, image, _, masks, origins = scene()
-    table = measure.measure(make_objects(masks, origins), FakeImage({"r": image}), measure.Stars())
+    table = measure.measure(make_objects(masks, origins), FakeImage({"r": image}), Stars())
     assert np.isnan(table["conc_excess"]).all() and table["score"] == pytest.approx([0.9] * 3)
 
 
@@ -275,7 +276,7 @@ def test_weights_give_the_errors():
     _, image, _, masks, origins = scene()
     view = FakeImage({"r": image})
     view.weight = lambda name, box: np.full((box[2] - box[0], box[3] - box[1]), 1 / 25, np.float32)
-    table = measure.measure(make_objects(masks, origins), view, measure.Stars())
+    table = measure.measure(make_objects(masks, origins), view, Stars())
     pixels = np.array([mask.sum() for mask in masks])
     assert (table["flux_err_r"] >= 5 * np.sqrt(pixels)).all()
     assert (table["flux_err_r"] <= 5.6 * np.sqrt(pixels)).all()
@@ -302,7 +303,7 @@ def test_errors_from_uneven_weights_are_the_scatter_of_repeated_measurements():
     objects, rows = make_objects(masks, origins), []
     for seed in range(40):
         image = Weighted({"r": clean + np.random.default_rng(seed).normal(50, noise)}, weights)
-        table = measure.measure(objects, image, measure.Stars())
+        table = measure.measure(objects, image, Stars())
         rows.append([np.asarray(table[name]) for name in ("flux_r", "flux_kron_r")])
     scatter = np.std(rows, axis=0)
     for found, name in zip(scatter, ("flux_err_r", "flux_kron_err_r"), strict=True):
@@ -314,9 +315,9 @@ def test_pixels_without_weight_count_nowhere():
     clean, image, _, masks, origins = scene()
     bad = np.random.default_rng(2).random(clean.shape) < 0.03
     weights = np.where(bad, 0, 1 / NOISE**2)
-    whole = measure.measure(make_objects(masks, origins), FakeImage({"r": image}), measure.Stars())
+    whole = measure.measure(make_objects(masks, origins), FakeImage({"r": image}), Stars())
     garbage = Weighted({"r": np.where(bad, 30_000, image)}, weights)
-    table = measure.measure(make_objects(masks, origins), garbage, measure.Stars())
+    table = measure.measure(make_objects(masks, origins), garbage, Stars())
     np.testing.assert_allclose(table["sky_r"], whole["sky_r"], atol=0.15)
     np.testing.assert_allclose(table["flux_kron_r"], whole["flux_kron_r"], rtol=0.03)
     for name in ("x", "y"):
@@ -333,8 +334,8 @@ def test_weights_of_large_objects(monkeypatch):
     weights = np.random.default_rng(4).uniform(0.5, 1.5, clean.shape) / NOISE**2
     weights[:, ::9] = 0
     view, objects = Weighted({"r": image}, weights), make_objects([clean[::4, ::4] > 4], [(0, 0)], levels=[2])
-    fine = measure.measure(objects, view, measure.Stars())
+    fine = measure.measure(objects, view, Stars())
     monkeypatch.setattr(measure, "MAX_SIDE", 64)
-    coarse = measure.measure(objects, view, measure.Stars())
+    coarse = measure.measure(objects, view, Stars())
     # an average stands for the pixels of its block that have no data too, whose noise then counts
     assert coarse["flux_err_r"][0] == pytest.approx(fine["flux_err_r"][0], rel=0.15)

@@ -19,6 +19,8 @@ from test_measure import FakeImage, make_objects
 import surveycat
 from surveycat import catalog, measure, products
 from surveycat.errors import OptionError, OutputError
+from surveycat.footprint import Footprint
+from surveycat.stars import Stars
 
 SHAPE = (300, 420)
 
@@ -108,8 +110,8 @@ def test_painted_outlines_are_the_masks(seed, strip):
     noise = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=(3, 60, 80)), (0, 4, 4))
     masks = list(noise > 0.05)
     image = FakeImage({"r": np.zeros((60, 80))}, picture=True)
-    table = catalog.finish(measure.measure(make_objects(masks, [(0, 0)] * 3), image, measure.Stars()))
-    prints = [measure.Footprint.from_mask(mask, (0, 0), 0, (60, 80)) for mask in masks]
+    table = catalog.finish(measure.measure(make_objects(masks, [(0, 0)] * 3), image, Stars()))
+    prints = [Footprint.from_mask(mask, (0, 0), 0, (60, 80)) for mask in masks]
     wanted = np.zeros((60, 80), int)
     order = sorted(range(3), key=lambda i: -prints[i].mask.sum())
     for i in order:

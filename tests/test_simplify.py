@@ -6,9 +6,10 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from masks import blob
+from test_footprint import blob as ragged_blob
 
-from surveycat.measure import Footprint
-from surveycat.simplify import MAX_VERTICES, TOLERANCE, area_of, simplify
+from surveycat.footprint import Footprint
+from surveycat.simplify import MAX_VERTICES, TOLERANCE, _middles, area_of, simplify
 
 
 def outline_of(mask):
@@ -65,3 +66,20 @@ def test_what_no_few_corners_can_follow_still_is_a_polygon():
     assert polygon.is_valid and len(simple[0]) <= MAX_VERTICES
     assert polygon.area == pytest.approx(area_of(*exact), rel=0.01)
     assert away(exact, simple) < 6
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 10**6), st.sampled_from([(24, 31), (90, 120), (300, 200)]))
+def test_simplified_polygons_keep_the_area(seed, shape):
+    """At most 64 corners, valid, area to 3 %, and no corner far from the outline."""
+    footprint = Footprint.from_mask(ragged_blob(seed, shape, smooth=shape[0] / 10), (0, 0), 0, shape)
+    x, y = footprint.outline
+    exact = shapely.Polygon(np.column_stack([x, y]))
+    ((sx, sy),) = simplify([(x, y)])
+    simple = shapely.Polygon(np.column_stack([sx, sy]))
+    assert simple.is_valid and simple.exterior.is_ccw and len(sx) <= 64
+    assert simple.area == pytest.approx(exact.area, rel=0.03)
+    assert shapely.symmetric_difference(exact, simple).area < 0.7 * exact.length
+    away = shapely.hausdorff_distance(exact.exterior, simple.exterior)
+    closest = shapely.simplify(shapely.Polygon(_middles(x, y)), TOLERANCE - np.sqrt(0.125))
+    assert away < 0.5 or shapely.get_num_coordinates(closest) > MAX_VERTICES + 1  # too ragged for so few

@@ -24,7 +24,7 @@ from scipy import ndimage
 from surveycat import galaxyzoo
 from surveycat.catalog import atomic_write
 from surveycat.errors import ImageError, ServiceError, SurveycatError
-from surveycat.measure import outline
+from surveycat.footprint import outline
 from surveycat.skyserver import SkyServer
 from training import scenes, stamps
 from training.command import exit_code

@@ -170,7 +170,7 @@ def on_sky(stamp, label, size, sky, bare, rng, asked):
 
 
 def _outline(mask, y0, x0):
-    from surveycat.measure import Footprint
+    from surveycat.footprint import Footprint
 
     print_ = Footprint.from_mask(mask, (y0, x0), 0, (y0 + mask.shape[0], x0 + mask.shape[1]))
     return shapely.Polygon(np.column_stack(print_.outline))

@@ -5,7 +5,8 @@ import pandas as pd
 from scipy import ndimage
 
 from surveycat.image import open_image
-from surveycat.measure import local_sky, unstretched
+from surveycat.measure import unstretched
+from surveycat.photometry import sky_and_noise
 from surveycat.pipeline import search
 from training.evaluation import plots
 from training.evaluation.cutouts import NATIVE_SCALE, found_in_cutouts, native_cutouts
@@ -139,7 +140,7 @@ def against_photutils(image, row):
     mask = contains_xy(Polygon(outline), x, y)
     values = image[..., 1].astype(float)
     beyond = ~ndimage.binary_dilation(mask, np.ones((3, 3), bool), iterations=3)  # where our measurement takes its sky
-    light = np.maximum(unstretched(values - local_sky(values, beyond)), 0) * mask
+    light = np.maximum(unstretched(values - sky_and_noise(values, beyond)[0]), 0) * mask
     source = SourceCatalog(light, SegmentationImage(mask.astype(np.int32)))
     ours = np.array([float(row[axis].value) for axis in "xy"])
     differences = {}

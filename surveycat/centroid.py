@@ -5,6 +5,7 @@ import numpy as np
 __all__ = ["galaxy_centre", "half_light_radius", "moments", "window_sigma", "windowed_centroid"]
 
 INNER = 5.0  # pixels around the centre of a small object that always count for its position
+WIDER = 1.08  # half of the light reaches so much farther around a knot than around the middle
 RIM, HEART = 0.3, 0.5  # depths in a mask as shares of the greatest: no galaxy is centred in its rim
 
 
@@ -83,10 +84,12 @@ def _centre_of(weights, mask, x, y):
     """Give the windowed centroid, first of all light, then of that within half of the mask's radius.
 
     The third value is the half-light radius that set the last window. Where a neighbour shares the mask, that of the
-    whole spans both, and so would the window.
+    whole spans both, and so would the window. A knot away from the middle is no centre: half of the light is farther
+    from it.
     """
     window = half_light_radius(weights, x, y)
     x, y = windowed_centroid(weights, x, y, window)
+    whole = x, y, window
     inner = max(0.5 * np.sqrt(mask.sum() / np.pi), INNER)
     rows, columns = np.ogrid[: mask.shape[0], : mask.shape[1]]
     for _ in range(2):
@@ -95,6 +98,9 @@ def _centre_of(weights, mask, x, y):
             break
         window = half_light_radius(near, x, y)
         x, y = windowed_centroid(weights, x, y, window)
+    moved = max(abs(x - whole[0]), abs(y - whole[1])) > 1
+    if moved and half_light_radius(weights, x, y) > WIDER * half_light_radius(weights, *whole[:2]):
+        return whole
     return x, y, window
 
 

@@ -203,6 +203,15 @@ def test_a_neighbour_in_the_mask_does_not_pull_the_position():
         np.testing.assert_allclose([table["x"][0].value, table["y"][0].value], [110.3, 120.6], atol=0.5)
 
 
+def test_a_knot_at_one_end_of_a_disc_is_not_its_middle():
+    """An edge-on galaxy of Hubble's picture was catalogued at the brightest of its knots, outside of its core."""
+    rows, columns = np.indices((61, 91))
+    mask = ((columns - 45) / 34) ** 2 + ((rows - 30) / 18) ** 2 < 1
+    disc, knot = gaussian(mask.shape, 45, 30, 14, 4, flux=1000), gaussian(mask.shape, 29, 30, 2, flux=200)
+    table = measure.measure(make_objects([mask], [(0, 0)]), FakeImage({"r": disc + knot}))
+    assert 45 - table["x"][0].value < 16 / 2  # nearer to the middle than to the knot
+
+
 @pytest.mark.parametrize("picture", [True, False])
 def test_companion_whose_mask_reaches_over_a_bright_galaxy_keeps_its_place(picture):
     """Protects mergers: a galaxy must not seem to be there twice because its neighbour's mask holds its core."""

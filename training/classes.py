@@ -2,9 +2,11 @@
 
 Example: python -m training.classes --start runs/first --scenes SCENES --data ../shared/data --out runs/first_classes
 
-Cutouts, as they are and in other stretches, teach spiral against elliptical (vote fractions as soft labels), scenes
-teach galaxy against star, halo and arm, and the class of small galaxies. Boxes are those that the trained first look
-gives, so that the head sees in training what it sees in use. Stop and resume as with `training.train`.
+Cutouts, as they are, in other stretches and with noise, teach spiral against elliptical (vote fractions as soft
+labels), scenes teach galaxy against star, halo and arm, and the class of small galaxies. Boxes are those that the
+trained first look gives, so that the head sees in training what it sees in use. A head that is trained on can be half
+its own teacher (``--keep 0.5``): what it says of the eight orientations of a clean cutout is what it shall say of each
+of them under noise (Hinton et al. 2015, section 2). Stop and resume as with `training.train`.
 """
 
 import argparse
@@ -16,6 +18,7 @@ import sys
 import keras
 import numpy as np
 from keras import ops
+from scipy.special import expit
 
 from surveycat.contrast import as_shown
 from surveycat.errors import OptionError
@@ -27,8 +30,9 @@ from surveycat.mrcnn.model import MaskRCNN, fold_batch_norm
 from surveycat.mrcnn.weights import load_arrays
 from training.command import exit_code
 from training.evaluation.cutouts import native_cutout, read_cutouts
+from training.evaluation.response import add_noise
 from training.evaluation.tiles import as_tile
-from training.loader import degrade, flip_and_turn, jitter, prefetched, read_shard
+from training.loader import degrade, flip_and_turn, jitter, prefetched, read_shard, turned
 from training.release import judge
 from training.scenes import jpeg
 from training.stamps import read_labels
@@ -38,7 +42,7 @@ from training.train import Trainer, compile_trainer, fit, restore_checkpoint
 LOSS_WEIGHTS = {"spiral": 1.0, "galaxy": 1.0}
 LEAST_BOX_LOGIT = -2.5  # what the box head is surer of not being a galaxy needs no second opinion
 BOXES = 4  # of a scene in one step
-NOISY = 0.25  # of all images have so much noise that arms drown in it: the class must not hang on the noise
+NOISY = 0.1  # of all images have strong noise beside those that had it when they were looked at
 
 
 def sample(image, boxes, is_galaxy, p_spiral, class_weight):
@@ -86,7 +90,25 @@ def restretched(image, rng):
     return as_shown(jpeg(random_stretch(rng).render(FRAME_IRG.invert(image)), rng))
 
 
-def cutout_samples(detector, frame, rng=None):
+def noisy(image, rng):
+    """A picture with noise as in the paper's figure 18, as much as drowns arms or hardly any.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (h, w, 3)
+        The picture.
+    rng : numpy.random.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    ndarray of uint8, shape (h, w, 3)
+        With noise of 6 to 80 counts in each channel, as often 6 to 12 as 40 to 80.
+    """
+    return add_noise(image, np.exp(rng.uniform(np.log(6.0), np.log(80.0))), rng)
+
+
+def cutout_samples(detector, frame, change=None):
     """Cutouts with the box of their central galaxy; those without one are left out.
 
     Parameters
@@ -95,8 +117,8 @@ def cutout_samples(detector, frame, rng=None):
         With a trained first look.
     frame : pandas.DataFrame
         With ``path``, ``pixel_scale_arcsec``, ``target``, ``class_weight``.
-    rng : numpy.random.Generator, optional
-        Draws a stretch for each of them; as they are by default.
+    change : callable, optional
+        What is done to each picture before it is looked at; as they are by default.
 
     Returns
     -------
@@ -109,8 +131,8 @@ def cutout_samples(detector, frame, rng=None):
     paths = list(zip(frame["path"], frame["pixel_scale_arcsec"], strict=True))
     for start in range(0, len(paths), detector.batch_size):
         images = [native_cutout(path, scale) for path, scale in paths[start : start + detector.batch_size]]
-        if rng is not None:
-            images = [restretched(image, rng) for image in images]
+        if change is not None:
+            images = [change(image) for image in images]
         tiles = np.stack([as_tile(image) for image in images])
         found = detector.find(tiles, LEAST_BOX_LOGIT)
         boxes = centre_boxes(tiles, found.tile, found.box)
@@ -299,6 +321,86 @@ def class_losses(network, batch):
     }
 
 
+def spiral_logits(network, samples):
+    """What a class head says of cutouts.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        The network.
+    samples : list of dict
+        From `cutout_samples`.
+
+    Returns
+    -------
+    ndarray, shape (N,)
+        Spiral logits.
+    """
+    logits = []
+    for start in range(0, len(samples), 32):
+        part = samples[start : start + 32]
+        view = network.view(network.normalise(np.stack([one["image"] for one in part])))
+        boxes = np.concatenate([one["box"] for one in part])
+        logits.append(network.class_outputs(view, boxes, np.arange(len(part), dtype=np.int32))[1])
+    return np.concatenate([ops.convert_to_numpy(one) for one in logits])
+
+
+def keep_opinion(network, samples, share):
+    """Move the targets of clean cutouts towards what a trained class head says of them.
+
+    Parameters
+    ----------
+    network : MaskRCNN
+        With a trained class head, and its calibration.
+    samples : list of dict
+        From `cutout_samples`: ``p_spiral`` is changed. Where the class is not known the opinion is all there is,
+        and the sample weighs `share`.
+    share : float
+        Of the opinion in the target, 0 to 1.
+    """
+    orientations = itertools.product((False, True), range(4))
+    logits = [spiral_logits(network, [turned(one, *way) for one in samples]) for way in orientations]
+    calibration = network.config.calibration
+    opinion = expit(calibration.class_scale * np.mean(logits, axis=0) + calibration.class_bias)
+    for one, mine in zip(samples, opinion, strict=True):
+        known = one["class_weight"][0] > 0
+        one["p_spiral"] = (1 - share) * one["p_spiral"] + share * mine if known else np.float32([mine])
+        one["class_weight"] = np.float32([1.0 if known else share])
+
+
+def training_cutouts(detector, frame, seed, teacher=None, share=0.0):
+    """Cutouts as they are, in another stretch, and twice with noise; those of which nothing is known are left out.
+
+    Parameters
+    ----------
+    detector : Detector
+        With a trained first look.
+    frame : pandas.DataFrame
+        As `cutout_samples` takes it.
+    seed : int
+        Of stretches and noise.
+    teacher : MaskRCNN, optional
+        Whose opinion on the clean cutout counts.
+    share : float
+        How much, 0 to 1.
+
+    Returns
+    -------
+    list of dict
+        From `sample`.
+    """
+    clean, rows = cutout_samples(detector, frame)
+    if share:
+        keep_opinion(teacher, clean, share)
+    frame = frame.iloc[rows].reset_index(drop=True)
+    target, weight = ([float(one[name][0]) for one in clean] for name in ("p_spiral", "class_weight"))
+    frame = frame.assign(target=target, class_weight=weight)
+    rng = np.random.default_rng(seed)
+    changes = [functools.partial(change, rng=rng) for change in (restretched, noisy, noisy)]
+    copies = [cutout_samples(detector, frame, change)[0] for change in changes]
+    return [one for one in itertools.chain(clean, *copies) if one["class_weight"][0] > 0]
+
+
 def accuracy(network, samples, frame):
     """How often the class head is right on cutouts.
 
@@ -317,14 +419,8 @@ def accuracy(network, samples, frame):
         ``confident`` accuracy, that of ``spirals`` and ``ellipticals`` among them, and ``votes_0.8`` where the vote
         for the label is at least 0.8.
     """
-    right = []
-    for start in range(0, len(samples), 32):
-        part = samples[start : start + 32]
-        view = network.view(network.normalise(np.stack([one["image"] for one in part])))
-        boxes = np.concatenate([one["box"] for one in part])
-        right.append(ops.convert_to_numpy(network.class_outputs(view, boxes, np.arange(len(part), dtype=np.int32))[1]))
     spiral = (frame["label"] == "spiral").to_numpy()
-    right = (np.concatenate(right) > 0) == spiral
+    right = (spiral_logits(network, samples) > 0) == spiral
     sure = (frame["confident"] == 1).to_numpy()
     vote = np.where(spiral, frame["p_features"], frame["p_smooth"])
     groups = {
@@ -337,12 +433,12 @@ def accuracy(network, samples, frame):
 
 
 def read_run(folder):
-    """The network of a run's last checkpoint.
+    """The network of a run's last checkpoint, or of a preset.
 
     Parameters
     ----------
     folder : path
-        Run folder.
+        Run folder, or a preset.
 
     Returns
     -------
@@ -351,7 +447,8 @@ def read_run(folder):
     """
     folder = pathlib.Path(folder)
     network = MaskRCNN(NetworkConfig.from_json((folder / "config.json").read_text()))
-    load_arrays(network, folder / "checkpoint.h5")
+    checkpoint = folder / "checkpoint.h5"
+    load_arrays(network, checkpoint if checkpoint.exists() else folder / "model.weights.h5")
     return network
 
 
@@ -364,6 +461,7 @@ def train(
     peak,
     warmup,
     head=None,
+    keep=0.0,
     cutouts_a_step=24,
     scenes_a_step=16,
     scene_count=9216,
@@ -380,29 +478,38 @@ def train(
     peak : float
         Largest learning rate.
     head : path, optional
-        Run folder whose class head to begin from; a new one otherwise.
+        Run folder or preset whose class head to begin from; a new one otherwise.
+    keep : float
+        Share of that head's own opinion in what cutouts teach, 0 to 1.
     cutouts_a_step, scenes_a_step, scene_count : int
         Cutouts and scenes of a step; scenes in all.
     seed : int
         Of weights, order and augmentation.
+
+    Raises
+    ------
+    OptionError
+        If an opinion is to be kept and there is no head that has one, or there are too few samples.
     """
+    if keep and not head:
+        raise OptionError(f"--keep {keep}: there is no opinion to keep without --head RUN")
     out, data = pathlib.Path(out), pathlib.Path(data)
     keras.utils.set_random_seed(seed)
     network = MaskRCNN(NetworkConfig())
     for name, part in read_run(start).parts.items():
         if name != "class_head":
             network.parts[name] = part
-    if head:
-        network.parts["class_head"] = read_run(head).parts["class_head"]
+    teacher = read_run(head) if head else None
+    if teacher:
+        network.parts["class_head"] = teacher.parts["class_head"]
     config = network.config
     folded = MaskRCNN(config)
     folded.parts = {name: fold_batch_norm(part) for name, part in network.parts.items()}
     detector = Detector(folded)
 
     labels = read_labels(data)
-    labels = labels[(labels["split"] == "train") & (labels["class_weight"] > 0)].reset_index(drop=True)
-    cutouts = cutout_samples(detector, labels)[0]
-    cutouts += cutout_samples(detector, labels, np.random.default_rng(seed))[0]
+    labels = labels[labels["split"] == "train"].reset_index(drop=True)
+    cutouts = training_cutouts(detector, labels, seed, teacher, keep)
     shards = sorted(pathlib.Path(scenes).glob("scenes_train_*.npz"))
     shards = [shards[i] for i in np.random.default_rng(seed).permutation(len(shards))]
     composed = scene_samples(detector, _first(shards, scene_count))
@@ -433,6 +540,9 @@ def main(arguments=None):
     parser.add_argument("--data", default="../shared/data")
     parser.add_argument("--out", required=True)
     parser.add_argument("--head")
+    parser.add_argument("--keep", type=float, default=0.0, help="share of the head's own opinion in the targets")
+    parser.add_argument("--cutouts-a-step", type=int, default=24)
+    parser.add_argument("--scenes-a-step", type=int, default=16)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--peak", type=float, default=2e-3)
     parser.add_argument("--warmup", type=int, default=200)

@@ -68,17 +68,35 @@ def flip_and_turn(scene, rng):
     dict
         The turned scene.
     """
-    turned = dict(scene)
+    return turned(scene, rng.random() < 0.5, rng.integers(4))
+
+
+def turned(scene, flip, quarters):
+    """A scene, mirrored or not, and turned.
+
+    Parameters
+    ----------
+    scene : dict
+        As `read_shard` gives it.
+    flip : bool
+        Whether left and right change places first.
+    quarters : int
+        Quarter turns counter-clockwise.
+
+    Returns
+    -------
+    dict
+        The turned scene.
+    """
     image, ignore, mask, box = scene["image"], scene["ignore"], scene["mask"], scene["box"]
-    if rng.random() < 0.5:
+    if flip:
         image, ignore, mask = image[:, ::-1], ignore[:, ::-1], mask[:, :, ::-1]
         box = np.stack([box[:, 0], TILE - box[:, 3], box[:, 2], TILE - box[:, 1]], axis=1)
-    for _ in range(rng.integers(4)):
+    for _ in range(quarters):
         image, ignore, mask = np.rot90(image), np.rot90(ignore), np.rot90(mask, axes=(1, 2))
         # counter-clockwise: row = T - old column, column = old row
         box = np.stack([TILE - box[:, 3], box[:, 0], TILE - box[:, 1], box[:, 2]], axis=1)
-    turned.update(image=image, ignore=ignore, mask=mask, box=box)
-    return turned
+    return {**scene, "image": image, "ignore": ignore, "mask": mask, "box": box}
 
 
 def shift(scene, rng, most=8):

@@ -1,7 +1,10 @@
 """What the class head is trained on: the right box, the right pixels in it, nothing counted that is not known."""
 
 import numpy as np
+import pytest
 
+from surveycat.errors import OptionError
+from surveycat.mrcnn.config import Calibration
 from training import classes
 
 
@@ -84,3 +87,48 @@ def test_another_stretch_shows_the_same_galaxy():
         assert not np.array_equal(other, image)
         bright = np.argwhere(other.sum(axis=2) > 0.5 * other.sum(axis=2).max())
         np.testing.assert_allclose(bright.mean(axis=0), [60.0, 30.0], atol=1.5)
+
+
+def shown_to(network, monkeypatch):
+    """Have a class head answer by rule: the spiral logit is the brightness left of the middle of the box."""
+
+    def spiral_logits(_network, samples):
+        middle = [int(one["box"][0, [1, 3]].mean()) for one in samples]
+        return np.array([one["image"][:, :x].mean() for one, x in zip(samples, middle, strict=True)])
+
+    monkeypatch.setattr(classes, "spiral_logits", spiral_logits)
+    return network
+
+
+def test_a_head_teaches_what_it_says_of_all_eight_orientations(monkeypatch):
+    """Known classes move half-way to the mean opinion; of an unknown one the opinion is all, and counts half."""
+
+    class Teacher:
+        class config:
+            calibration = Calibration(class_scale=2.0, class_bias=-1.0)
+
+    image = np.zeros((256, 256, 3), np.uint8)
+    image[:, :128] = 2  # two of the four quarter turns, mirrored or not, leave half of each side bright
+    known = classes.sample(image, [[98, 98, 158, 158]], [1.0], [0.9], [1.0])
+    unknown = classes.sample(image, [[98, 98, 158, 158]], [1.0], [0.1], [0.0])
+    classes.keep_opinion(shown_to(Teacher, monkeypatch), [known, unknown], 0.5)
+    opinion = 1 / (1 + np.exp(-(2.0 * 1.0 - 1.0)))  # the bright half is left, right, and twice on both sides: mean 1
+    np.testing.assert_allclose(known["p_spiral"], [0.5 * 0.9 + 0.5 * opinion], rtol=1e-6)
+    np.testing.assert_allclose(unknown["p_spiral"], [opinion], rtol=1e-6)
+    assert known["class_weight"] == 1.0 and unknown["class_weight"] == 0.5
+
+
+def test_noise_is_drawn_from_hardly_any_to_what_drowns_arms():
+    """Sigma reaches from 6 to 80 counts, half of it below 22; the picture stays one of 8 bits."""
+    rng = np.random.default_rng(5)
+    grey = np.full((48, 48, 3), 128, np.uint8)
+    sigma = np.array([classes.noisy(grey, rng).astype(float).std() for _ in range(200)])
+    assert 5.5 < sigma.min() < 8 and 50 < sigma.max() < 81
+    assert 0.4 < np.mean(sigma < 22) < 0.6
+    assert classes.noisy(grey, rng).dtype == np.uint8
+
+
+def test_an_opinion_needs_a_head():
+    """--keep without --head is refused in one line, before anything is read."""
+    with pytest.raises(OptionError, match="--keep 0.5: there is no opinion"):
+        classes.train("nowhere", "nowhere", "nowhere", "nowhere", 1, 1e-3, 1, keep=0.5)

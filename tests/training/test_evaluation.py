@@ -258,8 +258,11 @@ def test_worst_errors_come_first_and_verdicts_mend_labels():
         }
     )
     assert errors.worst(frame)["id"].tolist() == ["b", "c", "a"]
-    verdicts = pd.DataFrame({"id": ["c", "a"], "verdict": ["label", "undecidable"]})
-    assert errors.after_looking(frame, verdicts)["accuracy"]["value"] == 1.0
+    # d disagreed with its label when it was looked at, and does no more
+    verdicts = pd.DataFrame({"id": ["c", "a", "d"], "verdict": ["label", "undecidable", "model"]})
+    after = errors.after_looking(frame, verdicts)
+    assert after["accuracy"]["value"] == 1.0
+    assert after["verdicts"] == {"label": 1, "undecidable": 1}
 
 
 def test_causes_are_what_is_around_a_galaxy():

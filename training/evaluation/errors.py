@@ -189,12 +189,14 @@ def after_looking(frame, verdicts):
     Returns
     -------
     dict
-        Number of each verdict, and the class figures with labels mended and undecidable rows left out.
+        Number of each verdict on rows that disagree, and the class figures with labels mended and undecidable rows
+        left out.
     """
     said = verdicts.set_index("id")["verdict"]
     frame = frame[frame["found"] & (frame["confident"] == 1) & frame["label"].isin(["spiral", "elliptical"])]
     verdict = frame["id"].astype(str).map(said)
     is_spiral = (frame["label"] == "spiral") ^ (verdict == "label")
     decided = verdict != "undecidable"
-    counts = {str(name): int(count) for name, count in verdicts["verdict"].value_counts().items()}
+    disagrees = (frame["label"] == "spiral") != (frame["p_spiral"] > 0.5)
+    counts = {str(name): int(count) for name, count in verdict[disagrees].value_counts().items()}
     return {"verdicts": counts, **confusion(is_spiral[decided], frame["p_spiral"][decided] > 0.5)}

@@ -363,9 +363,10 @@ def keep_opinion(network, samples, share):
     calibration = network.config.calibration
     opinion = expit(calibration.class_scale * np.mean(logits, axis=0) + calibration.class_bias)
     for one, mine in zip(samples, opinion, strict=True):
-        known = one["class_weight"][0] > 0
-        one["p_spiral"] = (1 - share) * one["p_spiral"] + share * mine if known else np.float32([mine])
-        one["class_weight"] = np.float32([1.0 if known else share])
+        if one["class_weight"][0] > 0:
+            one["p_spiral"] = (1 - share) * one["p_spiral"] + share * mine
+        else:
+            one.update(p_spiral=np.float32([mine]), class_weight=np.float32([share]))
 
 
 def training_cutouts(detector, frame, seed, teacher=None, share=0.0):

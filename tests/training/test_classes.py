@@ -89,15 +89,10 @@ def test_another_stretch_shows_the_same_galaxy():
         np.testing.assert_allclose(bright.mean(axis=0), [60.0, 30.0], atol=1.5)
 
 
-def shown_to(network, monkeypatch):
-    """Have a class head answer by rule: the spiral logit is the brightness left of the middle of the box."""
-
-    def spiral_logits(_network, samples):
-        middle = [int(one["box"][0, [1, 3]].mean()) for one in samples]
-        return np.array([one["image"][:, :x].mean() for one, x in zip(samples, middle, strict=True)])
-
-    monkeypatch.setattr(classes, "spiral_logits", spiral_logits)
-    return network
+def brightness_left(_network, samples):
+    """Spiral logits by rule: the mean left of the middle of the box."""
+    middle = [int(one["box"][0, [1, 3]].mean()) for one in samples]
+    return np.array([one["image"][:, :x].mean() for one, x in zip(samples, middle, strict=True)])
 
 
 def test_a_head_teaches_what_it_says_of_all_eight_orientations(monkeypatch):
@@ -107,11 +102,12 @@ def test_a_head_teaches_what_it_says_of_all_eight_orientations(monkeypatch):
         class config:
             calibration = Calibration(class_scale=2.0, class_bias=-1.0)
 
+    monkeypatch.setattr(classes, "spiral_logits", brightness_left)
     image = np.zeros((256, 256, 3), np.uint8)
     image[:, :128] = 2  # two of the four quarter turns, mirrored or not, leave half of each side bright
     known = classes.sample(image, [[98, 98, 158, 158]], [1.0], [0.9], [1.0])
     unknown = classes.sample(image, [[98, 98, 158, 158]], [1.0], [0.1], [0.0])
-    classes.keep_opinion(shown_to(Teacher, monkeypatch), [known, unknown], 0.5)
+    classes.keep_opinion(Teacher, [known, unknown], 0.5)
     opinion = 1 / (1 + np.exp(-(2.0 * 1.0 - 1.0)))  # the bright half is left, right, and twice on both sides: mean 1
     np.testing.assert_allclose(known["p_spiral"], [0.5 * 0.9 + 0.5 * opinion], rtol=1e-6)
     np.testing.assert_allclose(unknown["p_spiral"], [opinion], rtol=1e-6)
